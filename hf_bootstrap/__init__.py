@@ -1,0 +1,56 @@
+"""hf_bootstrap: reuse a pretrained language model, and know what it is worth.
+
+Grow a checkpoint, train it further with exact token counts, fit the two-stage scaling law
+(Liew & Kato 2025, arXiv:2510.06548) and decide. Names are loaded when first used, so importing
+the package costs milliseconds and the laws half never loads torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .growth.bootstrap import bootstrap_from_pretrained
+    from .growth.config import GrowthConfig
+    from .growth.operators import OPERATORS
+    from .growth.verify import verify_growth
+    from .laws.evidence import compare_forms
+    from .laws.forms import FORMS
+    from .laws.law import ScalingLaw
+    from .records import ScalingPoint
+    from .training.callback import ScalingCallback
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "FORMS": "laws.forms",
+    "OPERATORS": "growth.operators",
+    "GrowthConfig": "growth.config",
+    "ScalingCallback": "training.callback",
+    "ScalingLaw": "laws.law",
+    "ScalingPoint": "records",
+    "bootstrap_from_pretrained": "growth.bootstrap",
+    "compare_forms": "laws.evidence",
+    "verify_growth": "growth.verify",
+}
+
+__all__ = [
+    "FORMS",
+    "OPERATORS",
+    "GrowthConfig",
+    "ScalingCallback",
+    "ScalingLaw",
+    "ScalingPoint",
+    "bootstrap_from_pretrained",
+    "compare_forms",
+    "verify_growth",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,1 @@
+"""Grow a causal language model: wider or deeper, keeping its function where mathematics allows."""

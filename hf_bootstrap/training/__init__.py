@@ -1,0 +1,1 @@
+"""Train one run and measure it exactly: `RunSpec` in, scaling points out."""
