@@ -1,0 +1,114 @@
+"""Tokens and parameters, counted exactly in each of the field's senses, and what a token costs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import TrainingError
+from ..units import training_flops_per_token
+
+__all__ = ["FLOPS_FORMULA", "ModelSize", "TokenCounter", "measure_size"]
+
+FLOPS_FORMULA = "6*N_matmul + 6*layers*heads*head_dim*sequence_length per trained token (causal half)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSize:
+    """Parameter counts of a model.
+
+    Attributes:
+        total: every parameter once, tied ones counted once.
+        non_embedding: without the token table and the output head; N of most scaling laws.
+        active: used for one token; None where experts make it unknown here.
+        matmul: weights in matrix products, output head included even if tied.
+        layers, attention_width: for the attention term; None where the config does not say.
+    """
+
+    total: int
+    non_embedding: int
+    active: int | None
+    matmul: int
+    layers: int | None
+    attention_width: int | None
+
+    def flops_per_token(self, sequence_length: int) -> float | None:
+        """Training FLOPs of one token by `FLOPS_FORMULA`; None where the model's shape is not known."""
+        if self.layers is None or self.attention_width is None or self.active is None:
+            return None
+        return training_flops_per_token(self.matmul, self.layers, self.attention_width, sequence_length)
+
+
+def measure_size(model: Any) -> ModelSize:
+    """Count a transformers model.
+
+    Args:
+        model: a `PreTrainedModel` with `get_input_embeddings` and `get_output_embeddings`.
+    """
+    embeddings = model.get_input_embeddings()
+    head = model.get_output_embeddings()
+    # parameters() yields a tied weight once, so the set below removes it once.
+    apart = {id(p) for module in (embeddings, head) if isinstance(module, nn.Module) for p in module.parameters()}
+    body = [p for p in model.parameters() if id(p) not in apart]
+    total = sum(p.numel() for p in model.parameters())
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_attention_heads", None)
+    width = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else None)
+    has_experts = any(getattr(config, key, None) for key in ("num_experts", "num_local_experts", "n_routed_experts"))
+    return ModelSize(
+        total=total,
+        non_embedding=sum(p.numel() for p in body),
+        active=None if has_experts else total,
+        matmul=sum(p.numel() for p in body if p.dim() > 1) + (head.weight.numel() if head is not None else 0),
+        layers=getattr(config, "num_hidden_layers", None),
+        attention_width=heads * width if heads and width else None,
+    )
+
+
+class TokenCounter:
+    """Counts what a model is trained on, by looking at each forward pass in training mode.
+
+    Three counts, never mixed: `tokens` carry loss, `tokens_seen` are not padding, `token_slots` are all positions.
+    """
+
+    def __init__(self) -> None:
+        self._local = torch.zeros(3, dtype=torch.int64)
+        self._before = torch.zeros(3, dtype=torch.int64)
+        self._hook: Any = None
+
+    def attach(self, model: nn.Module, before: Sequence[int]) -> None:
+        """Start to count on `model`; `before` are the three counts of all processes up to now."""
+        self._before = torch.tensor(before, dtype=torch.int64)
+        self._local = torch.zeros(3, dtype=torch.int64, device=next(model.parameters()).device)
+        self._hook = model.register_forward_pre_hook(self._look, with_kwargs=True)
+
+    def detach(self) -> None:
+        """Stop counting."""
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+
+    def totals(self) -> tuple[int, int, int]:
+        """The three counts over all processes."""
+        here = self._local.clone()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(here)
+        trained, seen, slots = (self._before + here.cpu()).tolist()
+        return trained, seen, slots
+
+    def _look(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not model.training:
+            return
+        ids, labels = kwargs.get("input_ids"), kwargs.get("labels")
+        if ids is None or labels is None:
+            raise TrainingError(
+                "a training step reached the model without input_ids or labels, so its tokens cannot be counted. "
+                "Let the collator give both by name."
+            )
+        mask = kwargs.get("attention_mask")
+        targets: Tensor = kwargs["shift_labels"] if kwargs.get("shift_labels") is not None else labels[..., 1:]
+        trained = (targets != -100).sum()
+        seen = mask.sum() if mask is not None and mask.dim() == 2 else torch.tensor(ids.numel(), device=ids.device)
+        self._local += torch.stack([trained, seen, torch.full_like(seen, ids.numel())]).to(self._local.device)

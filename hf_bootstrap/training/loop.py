@@ -1,0 +1,216 @@
+"""One `RunSpec` becomes one trained, measured run: model, data, Trainer, points, done.
+
+Everything a run needs stands in its folder's `run.json`, and everything it leaves behind goes there too.
+A run that was killed goes on from its newest complete checkpoint.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, Trainer, TrainingArguments, set_seed
+from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
+
+from ..errors import TrainingError
+from ..growth.bootstrap import bootstrap_from_pretrained
+from ..growth.config import GrowthConfig
+from ..records import RunSpec
+from ..store import COMPLETE, RunFolder, write_json
+from .attention import Attention, choose_attention
+from .callback import ScalingCallback
+from .data import PackedBlocks
+from .schedule import Schedule
+
+__all__ = ["run_one"]
+
+
+def run_one(folder: RunFolder, report: Callable[[int], None] | None = None) -> None:
+    """Carry out the run a folder's `run.json` asks for, and write `done.json` when it has ended well.
+
+    Args:
+        folder: ``runs/<run_id>`` in a study; paths in the spec start from the study's folder.
+        report: told the trained tokens after each step.
+
+    Raises:
+        TrainingError: a missing start, too little text, or a loss that is no number.
+    """
+    spec = folder.spec()
+    set_seed(spec.seed)
+    attention = choose_attention(spec.attention)
+    model, growth = _make_model(folder, spec, attention)
+    n_params_base = growth["n_params_base"] if growth else (model.num_parameters() if spec.base_tokens else None)
+    schedule = Schedule(tokens=spec.tokens, warmup_tokens=spec.warmup_tokens, decay_tokens=spec.decay_tokens)
+    measure = ScalingCallback(
+        {
+            name: PackedBlocks(folder.study / path, spec.sequence_length, keep_tail=True)
+            for name, path in spec.eval_sets.items()
+        },
+        marks=spec.marks,
+        points_file=folder.points_file,
+        schedule=schedule,
+        **_facts(spec, attention, n_params_base),
+    )
+    trainer = _TokenTrainer(
+        model=model,
+        args=_arguments(folder, spec),
+        train_dataset=_training_blocks(folder, spec),
+        callbacks=[_Checkpoints(spec), measure, _Progress(spec, report)],
+        schedule=schedule,
+        batch_tokens=spec.batch_tokens,
+    )
+    trainer.train(resume_from_checkpoint=_resume_point(folder, spec))
+    folder.finish({"run_id": spec.run_id, "steps": trainer.state.global_step, "growth": growth})
+
+
+def _make_model(
+    folder: RunFolder, spec: RunSpec, attention: Attention
+) -> tuple[PreTrainedModel, dict[str, Any] | None]:
+    """The model at the start of the run, and what its growth was proven to do."""
+    dtype = getattr(torch, spec.dtype)
+    if spec.model is not None:
+        config = AutoConfig.for_model(**spec.model)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.name)
+        return model.to(dtype), None
+    start = _start_folder(folder, spec)
+    model = AutoModelForCausalLM.from_pretrained(start, dtype=dtype, attn_implementation=attention.name)
+    if spec.growth is None:
+        return model, None
+    n_params_base = model.num_parameters()
+    grown = bootstrap_from_pretrained(model, GrowthConfig.from_dict(spec.growth))
+    provenance = grown.config.hf_bootstrap
+    return grown, {"n_params_base": n_params_base, **provenance}
+
+
+def _start_folder(folder: RunFolder, spec: RunSpec) -> str:
+    """`start` as a path: a checkpoint of this study, else what transformers makes of the name."""
+    inside = folder.study / "runs" / str(spec.start)
+    if inside.is_dir():
+        if not (inside / COMPLETE).exists():
+            raise TrainingError(f"{inside} was not written to its end. Run {spec.start} again before {spec.run_id}.")
+        return str(inside)
+    return str(spec.start)
+
+
+def _training_blocks(folder: RunFolder, spec: RunSpec) -> PackedBlocks:
+    blocks = PackedBlocks(folder.study / spec.data, spec.sequence_length, offset=spec.data_offset)
+    if len(blocks) * spec.sequence_length < spec.tokens:
+        raise TrainingError(
+            f"{spec.data} has {len(blocks) * spec.sequence_length:,} tokens from block {spec.data_offset} on, and the "
+            f"run trains {spec.tokens:,}. Give more text or train less; text is never repeated in silence."
+        )
+    return blocks
+
+
+def _resume_point(folder: RunFolder, spec: RunSpec) -> str | None:
+    """Where to go on: the run's own newest complete checkpoint, else the trunk's it branches from."""
+    own = folder.checkpoints()
+    if own:
+        return str(own[-1])
+    return _start_folder(folder, spec) if spec.resume else None
+
+
+def _arguments(folder: RunFolder, spec: RunSpec) -> TrainingArguments:
+    """Trainer settings of a run; logging and saving are driven by our callbacks."""
+    return TrainingArguments(
+        output_dir=str(folder.path),
+        max_steps=spec.tokens // spec.batch_tokens,
+        per_device_train_batch_size=spec.batch_size,
+        learning_rate=spec.peak_lr,
+        weight_decay=spec.weight_decay,
+        adam_beta1=spec.adam_betas[0],
+        adam_beta2=spec.adam_betas[1],
+        max_grad_norm=spec.max_grad_norm,
+        train_sampling_strategy="sequential",
+        dataloader_drop_last=True,
+        seed=spec.seed,
+        logging_steps=100,
+        save_strategy="no",
+        eval_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=not torch.cuda.is_available(),
+    )
+
+
+def _facts(spec: RunSpec, attention: Attention, n_params_base: int | None) -> dict[str, Any]:
+    """The fields of a point that the spec knows."""
+    return {
+        "run_id": spec.run_id,
+        "parent_run_id": spec.parent_run_id,
+        "base_run_id": spec.base_run_id,
+        "base_checkpoint_id": spec.base_checkpoint_id,
+        "base_decayed": spec.base_decayed,
+        "base_tokens": spec.base_tokens,
+        "method": spec.method,
+        "domain": spec.domain,
+        "seed": spec.seed,
+        "n_params_base": n_params_base,
+        "rewarm_tokens": spec.warmup_tokens if spec.base_tokens else None,
+        "optimizer_reset": True if spec.base_tokens else None,
+        "batch_tokens": spec.batch_tokens,
+        "sequence_length": spec.sequence_length,
+        "packing": "joined by end-of-text, attention crosses documents",
+        "replay_ratio": 0.0 if spec.base_tokens else None,
+        "attention": attention.name,
+        "attention_reason": attention.reason,
+        "hashes": dict(spec.hashes),
+    }
+
+
+class _TokenTrainer(Trainer):
+    """A Trainer whose learning rate is a `Schedule`, a function of trained tokens."""
+
+    def __init__(self, *args: Any, schedule: Schedule, batch_tokens: int, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._schedule, self._batch_tokens = schedule, batch_tokens
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
+        """Make the schedule; on resume only its position comes from the checkpoint, so a branch may decay."""
+        batch = self._batch_tokens
+        target: Any = optimizer or self.optimizer
+        self.lr_scheduler = LambdaLR(target, lambda step: self._schedule.factor(step * batch, batch))
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+
+class _Checkpoints(TrainerCallback):
+    """Saves at the spec's token counts, and marks a checkpoint complete when all its files are written."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        self._steps = {tokens // spec.batch_tokens for tokens in spec.checkpoints}
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        control.should_save = state.global_step in self._steps
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+            write_json(folder / COMPLETE, {"step": state.global_step})
+
+
+class _Progress(TrainerCallback):
+    """Tells how far the run is, and stops it when the loss is no longer a number."""
+
+    def __init__(self, spec: RunSpec, report: Callable[[int], None] | None) -> None:
+        self._spec, self._report = spec, report
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self._report:
+            self._report(state.global_step * self._spec.batch_tokens)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        norm = (logs or {}).get("grad_norm", 0.0)
+        if norm != norm or norm == float("inf"):
+            raise TrainingError(
+                f"run {self._spec.run_id} diverged: the gradient is {norm} at step {state.global_step:,}. "
+                f"Its peak learning rate is {self._spec.peak_lr}; lower it."
+            )
