@@ -4,23 +4,19 @@
 one never checks it again. Files are the business of `store`.
 """
 
-import dataclasses
 import hashlib
 import json
-import math
 import re
-import types
-import typing
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self, TypeVar
+from pathlib import PurePosixPath
+from typing import Any, Self
 
 from .errors import PointError, RecordError, did_you_mean
+from .fields import as_plain_json, brief, build, settle
 
 __all__ = ["PHASES", "SCHEMA", "RunSpec", "ScalingPoint", "canonical_json", "seal", "unseal"]
-
-T = TypeVar("T")
 
 SCHEMA = 1
 PHASES = ("warmup", "stable", "decay", "end")
@@ -30,7 +26,7 @@ def canonical_json(record: Mapping[str, Any]) -> str:
     """The one way a record is written: sorted keys, no spaces, ASCII, no NaN or infinity."""
     try:
         return json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise RecordError(f"A record cannot be written as JSON: {error}. Use finite numbers and text only.") from error
 
 
@@ -43,14 +39,16 @@ def seal(record: Mapping[str, Any]) -> str:
 def unseal(line: str) -> dict[str, Any]:
     """Read one sealed line and check its CRC.
 
+    The CRC is of the content, so a line that another program wrote again, keys and values unchanged, still holds.
+
     Returns:
         The record without `crc32`.
 
     Raises:
-        PointError: not JSON, not an object, without a checksum, or with a wrong one.
+        PointError: not JSON, not an object, a key given twice, without a checksum, or with a wrong one.
     """
     try:
-        record = json.loads(line, parse_constant=_refuse_constant)
+        record = json.loads(line, parse_constant=_refuse_constant, object_pairs_hook=_refuse_twice)
     except (ValueError, RecursionError) as error:
         raise PointError(
             f"The line is not JSON ({error}). It was cut short or edited; remove it or log the point again."
@@ -62,16 +60,26 @@ def unseal(line: str) -> dict[str, Any]:
         raise PointError(
             "The line has no crc32, so it cannot be trusted. Write points with hf_bootstrap.store.append_point."
         )
-    actual = zlib.crc32(canonical_json(record).encode())
-    if stated != actual:
+    try:
+        actual = zlib.crc32(canonical_json(record).encode())
+    except RecordError as error:
+        raise PointError(f"The line cannot be checked. {error}") from error
+    if type(stated) is not int or stated != actual:
         raise PointError(
-            f"The line says crc32 {stated} but its content gives {actual}. It was changed after it was written."
+            f"The line says crc32 {brief(stated)} but its content gives {actual}. It was changed after it was written."
         )
     return record
 
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not a number JSON knows")
+
+
+def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) != len(pairs):
+        raise ValueError(f"a key is given twice among {brief([key for key, _ in pairs])}")
+    return record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,19 +152,24 @@ class ScalingPoint:
 
     def __post_init__(self) -> None:
         """Refuse what no law may see."""
-        _check_types(self, PointError)
-        where = f"run {self.run_id!r} at {self.tokens:,} tokens"
-        if not (math.isfinite(self.loss) and self.loss > 0):
+        # The sign of the loss is judged below, in words that fit a loss.
+        settle(self, PointError, signed=("seed", "loss"))
+        _check_schema(self.schema, PointError)
+        where = f"run {brief(self.run_id)} at {self.tokens:,} tokens"
+        if not self.run_id:
+            raise PointError(f"a point at {self.tokens:,} tokens has an empty run_id. Name the run it belongs to.")
+        if self.loss <= 0:
             raise PointError(
                 f"{where} has loss {self.loss}; a law needs a positive, finite loss. "
                 "Did training diverge? Look at the run, or leave it out."
             )
         if self.phase not in PHASES:
-            raise PointError(f"{where} has phase {self.phase!r}. {did_you_mean(self.phase, PHASES)}")
+            raise PointError(f"{where} has phase {brief(self.phase)}. {did_you_mean(self.phase, PHASES)}")
+        object.__setattr__(self, "eval", {name: _checked_sums(where, name, sums) for name, sums in self.eval.items()})
 
     def to_dict(self) -> dict[str, Any]:
         """The record as plain JSON types, without `crc32`."""
-        return dataclasses.asdict(self)
+        return as_plain_json(self)
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Self:
@@ -165,7 +178,7 @@ class ScalingPoint:
         Raises:
             PointError: unknown or missing keys, another schema version, wrong types or values.
         """
-        return _from_dict(cls, record, PointError)
+        return build(cls, record, PointError, SCHEMA)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,29 +238,59 @@ class RunSpec:
 
     def __post_init__(self) -> None:
         """Refuse a run that could not be carried out."""
-        object.__setattr__(self, "adam_betas", tuple(self.adam_betas))
-        object.__setattr__(self, "checkpoints", tuple(self.checkpoints))
-        object.__setattr__(self, "marks", tuple(self.marks))
-        _check_types(self, RecordError)
+        settle(self, RecordError, signed=("seed",))
+        _check_schema(self.schema, RecordError)
+        self._check_start()
+        self._check_amounts()
+        if not self.eval_sets:
+            raise RecordError("a run without eval_sets measures nothing. Name at least one held-out set.")
+        for what, path in (("data", self.data), ("tokenizer", self.tokenizer), *self.eval_sets.items()):
+            if path is not None and (path in ("", ".") or _leads_out(path) or path.startswith("/")):
+                raise RecordError(
+                    f"{what} is {brief(path)}, which is not a file under the study's folder. "
+                    "Put it there and give its path from that folder."
+                )
+
+    def _check_start(self) -> None:
         if (self.start is None) == (self.model is None):
             raise RecordError(
-                f"run of method {self.method!r} has start={self.start!r} and model={self.model!r}; exactly one of them "
-                "says where the weights come from. Give a checkpoint, or the config of a model from scratch."
+                f"run of method {self.method!r} has start={brief(self.start)} and model={brief(self.model)}; exactly "
+                "one of them says where the weights come from. Give a checkpoint, or the config of a new model."
+            )
+        if self.start is not None and (not self.start or _leads_out(self.start)):
+            raise RecordError(
+                f"start is {brief(self.start)}, which leads out of the study's folder. "
+                "Give <run_id>/<checkpoint>, a whole path, or a Hub name."
             )
         if self.resume and (self.start is None or self.growth is not None):
             raise RecordError("a branch (resume=True) goes on from a checkpoint as it is: give start, and no growth.")
-        if not self.eval_sets:
-            raise RecordError("a run without eval_sets measures nothing. Name at least one held-out set.")
+        if self.resume and not re.fullmatch("[^/]+/[^/]+", self.start or ""):
+            raise RecordError(
+                f"a branch resumes {brief(self.start)}, but only a run of the same study can be resumed. "
+                "Give start as <run_id>/<checkpoint>, or resume=False to take the weights alone."
+            )
+
+    def _check_amounts(self) -> None:
+        if self.batch_tokens < 1 or self.tokens < 1 or self.tokens % self.batch_tokens:
+            raise RecordError(
+                f"{self.tokens:,} tokens are not whole steps of {self.batch_tokens:,}. "
+                f"Ask for {max(self.tokens // max(self.batch_tokens, 1), 1) * self.batch_tokens:,}."
+            )
         if self.warmup_tokens + self.decay_tokens > self.tokens:
             raise RecordError(
                 f"warm-up of {self.warmup_tokens:,} and decay of {self.decay_tokens:,} tokens do not fit into "
                 f"{self.tokens:,} tokens. Shorten them or train longer."
             )
-        if self.batch_tokens < 1 or self.tokens % self.batch_tokens:
-            raise RecordError(
-                f"{self.tokens:,} tokens are not whole steps of {self.batch_tokens:,}. "
-                f"Ask for {self.tokens // max(self.batch_tokens, 1) * self.batch_tokens:,}."
-            )
+        for what, counts in (("checkpoints", self.checkpoints), ("marks", self.marks)):
+            if counts and max(counts) > self.tokens:
+                raise RecordError(
+                    f"{what} asks for {max(counts):,} tokens, but the run ends at {self.tokens:,}. "
+                    "Remove it or train longer."
+                )
+        if self.peak_lr <= 0:
+            raise RecordError(f"peak_lr is {self.peak_lr}; such a run learns nothing. Give a positive rate.")
+        if len(self.adam_betas) != 2 or not all(beta < 1 for beta in self.adam_betas):
+            raise RecordError(f"adam_betas are {self.adam_betas}; AdamW needs two numbers in [0, 1). Use (0.9, 0.95).")
 
     @property
     def batch_tokens(self) -> int:
@@ -264,14 +307,11 @@ class RunSpec:
         """Readable start and content hash, such as ``continue-code-131072-524288-1f0c9a2b4d``."""
         digest = hashlib.sha256(canonical_json(self.to_dict()).encode()).hexdigest()[:10]
         words = [self.method, self.domain, str(self.base_tokens), str(self.tokens)]
-        return "-".join(re.sub(r"[^A-Za-z0-9.]+", "_", word) for word in words) + f"-{digest}"
+        return "-".join(re.sub(r"[^A-Za-z0-9.]+", "_", word)[:40] for word in words) + f"-{digest}"
 
     def to_dict(self) -> dict[str, Any]:
         """The record as plain JSON types."""
-        return {
-            **dataclasses.asdict(self),
-            **{k: list(getattr(self, k)) for k in ("adam_betas", "checkpoints", "marks")},
-        }
+        return as_plain_json(self)
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Self:
@@ -280,74 +320,29 @@ class RunSpec:
         Raises:
             RecordError: unknown or missing keys, another schema version, wrong types or values.
         """
-        return _from_dict(cls, record, RecordError)
+        return build(cls, record, RecordError, SCHEMA)
 
 
-def _from_dict(cls: type[T], record: Mapping[str, Any], error: type[RecordError]) -> T:
-    known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    version = record.get("schema", SCHEMA)
+def _check_schema(version: int, error: type[RecordError]) -> None:
     if version != SCHEMA:
-        raise error(
-            f"{cls.__name__} has schema {version!r}; this release reads {SCHEMA}. Use a release that writes it."
+        raise error(f"schema is {version}; this release writes and reads {SCHEMA}. Leave it out.")
+
+
+def _checked_sums(where: str, name: str, sums: Mapping[str, float | None]) -> dict[str, float | int | None]:
+    """One evaluation set of a point: nats, a whole count of tokens, and bytes where they are known."""
+    if not {"sum", "count"} <= sums.keys() <= {"sum", "count", "bytes"}:
+        raise PointError(
+            f"{where} has eval[{brief(name)}] with the keys {brief(sorted(sums))}; it must hold sum (nats), "
+            "count (tokens) and, if known, bytes. Correct the writer of this record."
         )
-    for key in record:
-        if key not in known:
-            raise error(f"{cls.__name__} has no field {key!r}. {did_you_mean(str(key), known)}")
-    for name, f in known.items():
-        if name not in record and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
-            raise error(
-                f"{cls.__name__} needs the field {name!r}, which is missing. Known here: {', '.join(sorted(record))}."
-            )
-    return cls(**record)
+    nats, count, size = sums["sum"], sums["count"], sums.get("bytes")
+    if nats is None or count is None or count < 1 or count % 1 or (size is not None and (size < 1 or size % 1)):
+        raise PointError(
+            f"{where} has eval[{brief(name)}] = {brief(dict(sums))}; count and bytes must be whole and at least 1, and "
+            "sum and count must be known. Correct the writer of this record."
+        )
+    return {"sum": nats, "count": int(count), "bytes": None if size is None else int(size)}
 
 
-def _check_types(record: Any, error: type[RecordError]) -> None:
-    """Every field has the type its annotation names; numbers are finite, counts not negative."""
-    for name, hint in _hints(type(record)).items():
-        value = getattr(record, name)
-        if not _fits(value, hint):
-            raise error(
-                f"{type(record).__name__}.{name} is {value!r}; it must be {_spell(hint)}. Correct the writer of this record."
-            )
-        if isinstance(value, float) and not math.isfinite(value) and name != "loss":
-            raise error(f"{type(record).__name__}.{name} is {value}; write None where a number is not known.")
-        if isinstance(value, int | float) and value < 0 and name not in ("seed", "loss"):
-            raise error(f"{type(record).__name__}.{name} is {value}; it cannot be negative. Check the sign.")
-
-
-_HINTS: dict[type, dict[str, Any]] = {}
-
-
-def _hints(cls: type) -> dict[str, Any]:
-    if cls not in _HINTS:
-        _HINTS[cls] = typing.get_type_hints(cls)
-    return _HINTS[cls]
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return True
-    if origin is types.UnionType:
-        return any(_fits(value, option) for option in args)
-    if hint is None or hint is type(None):
-        return value is None
-    if origin is Mapping:
-        return isinstance(value, Mapping) and all(_fits(k, args[0]) and _fits(v, args[1]) for k, v in value.items())
-    if origin is tuple:
-        return isinstance(value, tuple) and all(_fits(item, args[0]) for item in value)
-    if hint in (int, float):
-        return isinstance(value, int if hint is int else int | float) and not isinstance(value, bool)
-    return isinstance(value, hint)
-
-
-def _spell(hint: Any) -> str:
-    if hint is type(None):
-        return "None"
-    if typing.get_origin(hint) is types.UnionType:
-        return " or ".join(_spell(option) for option in typing.get_args(hint))
-    return (
-        getattr(hint, "__name__", str(hint))
-        if typing.get_origin(hint) is None
-        else str(hint).replace("collections.abc.", "")
-    )
+def _leads_out(path: str) -> bool:
+    return ".." in PurePosixPath(path).parts or "\0" in path

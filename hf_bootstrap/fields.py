@@ -1,0 +1,194 @@
+"""What the fields of a record may hold, read off their annotations; what the values mean is the record's own business.
+
+Annotations understood: `str`, `bool`, `int`, `float`, `Mapping[str, X]`, `tuple[X, ...]`, `Any` (plain JSON), each
+also as `X | None`.
+"""
+
+import dataclasses
+import math
+import numbers
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeVar
+
+from .errors import RecordError, did_you_mean
+
+__all__ = ["as_plain_json", "brief", "build", "settle"]
+
+T = TypeVar("T")
+
+# Other languages read these files too: a count has to fit their 64-bit integers.
+_LARGEST = 2**63 - 1
+# As deep as any model's config goes, and far from Python's own limit.
+_DEEPEST = 100
+
+
+class _Misfit(Exception):  # noqa: N818 - carries a reason to the caller below, never further
+    """A value that does not fit; the message ends the sentence "it must be ..."."""
+
+
+class _Rule(NamedTuple):
+    hint: Any  # the annotation without None
+    optional: bool
+    required: bool
+    is_word: bool
+
+
+def settle(record: Any, error: type[RecordError], *, signed: tuple[str, ...] = ()) -> None:
+    """Give every field of a frozen record the very type its annotation names, or refuse it.
+
+    NumPy's scalars become Python's, an int where a float belongs becomes one, lists become tuples or stay
+    lists inside JSON, and mappings are copied, so the caller cannot change the record afterwards.
+
+    Args:
+        signed: fields that may be negative; no other number may.
+
+    Raises:
+        RecordError: of the given class; it names the record, the field and the value.
+    """
+    kind = type(record)
+    for name, rule in _rules(kind).items():
+        value = getattr(record, name)
+        if value is None and rule.optional:
+            continue
+        # Most values are what they should be; a million points are read in half the time for this line.
+        if type(value) is rule.hint and (rule.is_word or 0 <= value <= _LARGEST):
+            continue
+        try:
+            settled = _settled(value, rule.hint, negative=name in signed)
+        except _Misfit as misfit:
+            wanted = f"{misfit}{' or None' if rule.optional else ''}"
+            raise error(
+                f"{kind.__name__}.{name} is {brief(value)}; it must be {wanted}. Correct the writer of this record."
+            ) from None
+        if settled is not value:
+            object.__setattr__(record, name, settled)
+
+
+def build(cls: type[T], record: Mapping[str, Any], error: type[RecordError], schema: int) -> T:
+    """Make a record of class `cls` from what a file held.
+
+    Raises:
+        RecordError: of the given class: another schema version, unknown or missing keys, or what the class refuses.
+    """
+    version = record.get("schema", schema)
+    if version != schema:
+        raise error(
+            f"{cls.__name__} has schema {brief(version)}; this release reads {schema}. Use a release that reads it."
+        )
+    rules = _rules(cls)
+    for key in record:
+        if key not in rules:
+            raise error(f"{cls.__name__} has no field {brief(key)}. {did_you_mean(str(key), rules)}")
+    for name, rule in rules.items():
+        if rule.required and name not in record:
+            raise error(
+                f"{cls.__name__} needs the field {name!r}, which is missing. Correct the writer of this record."
+            )
+    return cls(**record)
+
+
+def as_plain_json(record: Any) -> dict[str, Any]:
+    """The fields of a settled record as JSON types, sharing nothing with it."""
+    return {name: _copied(getattr(record, name)) for name in _rules(type(record))}
+
+
+def brief(value: Any) -> str:
+    """A value for an error message: its `repr`, cut short."""
+    try:
+        text = repr(value)
+    except ValueError:  # an int of more digits than Python prints
+        text = f"<a number of {value.bit_length()} bits>"
+    return text if len(text) <= 120 else f"{text[:100]}... ({len(text):,} characters)"
+
+
+_RULES: dict[type, dict[str, _Rule]] = {}
+
+
+def _rules(cls: type) -> dict[str, _Rule]:
+    if cls in _RULES:
+        return _RULES[cls]
+    hints = typing.get_type_hints(cls)
+    rules = {}
+    for field in dataclasses.fields(cls):
+        hint, optional = _without_none(hints[field.name])
+        has_default = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+        rules[field.name] = _Rule(hint, optional, not has_default, is_word=hint in (str, bool))
+    _RULES[cls] = rules
+    return rules
+
+
+def _without_none(hint: Any) -> tuple[Any, bool]:
+    """``X | None`` -> (X, True); ``X`` -> (X, False)."""
+    if typing.get_origin(hint) is not types.UnionType:
+        return hint, False
+    (inner,) = (option for option in typing.get_args(hint) if option is not types.NoneType)
+    return inner, True
+
+
+def _settled(value: Any, hint: Any, *, negative: bool = False) -> Any:
+    if hint is int or hint is float:
+        return _number(value, hint, negative=negative)
+    if hint is Any:
+        return _plain(value, 0)
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is types.UnionType:
+        return None if value is None else _settled(value, _without_none(hint)[0])
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise _Misfit("a list")
+        return tuple(_settled(item, args[0]) for item in value)
+    if origin is Mapping:
+        if not isinstance(value, Mapping):
+            raise _Misfit("a mapping")
+        if not all(isinstance(key, str) for key in value):
+            raise _Misfit("a mapping with names as keys")
+        return {key: _settled(item, args[1]) for key, item in value.items()}
+    if not isinstance(value, hint):
+        raise _Misfit({"str": "text", "bool": "true or false"}[hint.__name__])
+    return value
+
+
+def _number(value: Any, hint: type, *, negative: bool) -> int | float:
+    wanted = "a whole number" if hint is int else "a finite number"
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral if hint is int else numbers.Real):
+        raise _Misfit(wanted)
+    try:
+        number: int | float = hint(value)
+    except OverflowError:
+        raise _Misfit(wanted) from None
+    if not math.isfinite(number):
+        raise _Misfit(f"{wanted}, or left out where it is not known")
+    if number < 0 and not negative:
+        raise _Misfit(f"{wanted} that is not negative")
+    if hint is int and abs(number) > _LARGEST:
+        raise _Misfit("a whole number below 2**63")
+    return number
+
+
+def _plain(value: Any, depth: int) -> Any:
+    """Any JSON, copied, with the keys JSON would write."""
+    if depth > _DEEPEST:
+        raise _Misfit(f"nested no deeper than {_DEEPEST} levels")
+    if value is None or isinstance(value, str | bool):
+        return value
+    if isinstance(value, numbers.Integral):
+        return _number(value, int, negative=True)
+    if isinstance(value, numbers.Real):
+        return _number(value, float, negative=True)
+    if isinstance(value, Mapping):
+        if not all(isinstance(key, str) or type(key) is int for key in value):
+            raise _Misfit("plain JSON, with names as keys")
+        return {str(key): _plain(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, depth + 1) for item in value]
+    raise _Misfit(f"plain JSON, and {type(value).__name__} is not")
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_copied(item) for item in value]
+    return value
