@@ -1,0 +1,185 @@
+"""`bootstrap_from_pretrained`: a pretrained model in, a grown one out, ready to train.
+
+The whole job on one page: open, plan, write, verify. Models larger than memory are not for this module.
+"""
+
+import os
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from ..errors import GrowthError, UnsupportedModelError
+from .architecture import find_ties
+from .config import GrowthConfig
+from .plan import GrowthPlan, describe_growth, plan_growth
+from .verify import VerifyReport, verify_growth
+
+__all__ = ["bootstrap_from_pretrained", "grow_model"]
+
+
+def bootstrap_from_pretrained(
+    model_or_path: PreTrainedModel | str | os.PathLike[str],
+    config: GrowthConfig,
+    *,
+    verify: bool = True,
+    **from_pretrained_kwargs: Any,
+) -> PreTrainedModel:
+    """Grow a pretrained causal language model, in memory.
+
+    Args:
+        model_or_path: a live model (it stays as it is), a checkpoint folder, or a name on the Hub.
+        config: what growth; `GrowthConfig()` gives the model back as it is, for continual pretraining.
+        verify: hold the grown model against its source before it is returned, see `verify_growth`.
+        **from_pretrained_kwargs: for `AutoModelForCausalLM.from_pretrained` when a path is given, such as
+            ``dtype=torch.bfloat16``. Remote code runs only with ``trust_remote_code=True``.
+
+    Returns:
+        A model of the same class, dtype, device and generation config, in training mode. How it was grown, from
+        what, and what verification found is in ``model.config.hf_bootstrap["growth"]``, one entry per growth.
+
+    Raises:
+        GrowthError: the request or the weights make no sense: tensors missing, not finite, or not known.
+        UnsupportedModelError: the architecture cannot be grown so; the message names the reason.
+        VerificationError: the grown model is not what the method promises.
+    """
+    source = _open(model_or_path, from_pretrained_kwargs)
+    if not config.grows:
+        return source
+    _check_source(source)
+    plan = plan_growth(source.config, config, model_class=type(source))
+    _check_ties(source, plan)
+    grown = grow_model(source, plan)
+    report = verify_growth(source, grown, plan=plan) if verify else None
+    _record(grown, source, plan, report)
+    grown.train()
+    return grown
+
+
+def grow_model(source: PreTrainedModel, plan: GrowthPlan) -> PreTrainedModel:
+    """Carry out a plan on a live model.
+
+    Args:
+        source: the model the plan was made for; it stays as it is.
+        plan: from `plan_growth`.
+
+    Returns:
+        The grown model, not verified.
+    """
+    tensors = source.state_dict()
+    state: dict[str, Tensor] = {}
+    with torch.no_grad():
+        for recipe in plan.recipes:
+            state[recipe.target] = recipe.grow(tensors[recipe.source].detach(), plan.operator, plan.growth.seed)
+    grown = _build_like(source, plan)
+    state |= {name: state[first] for name, first in find_ties(grown).items()}
+    grown.load_state_dict(state, strict=True, assign=True)
+    grown.tie_weights()
+    if source.generation_config is not None:
+        grown.generation_config = type(source.generation_config).from_dict(source.generation_config.to_dict())
+    torch.nn.Module.to(grown, source.device)
+    return grown
+
+
+def _build_like(source: PreTrainedModel, plan: GrowthPlan) -> PreTrainedModel:
+    # Built with real storage, because buffers that no checkpoint holds (rotary frequencies) are computed on the
+    # way. The random weights it starts with are replaced; the caller's random state stays as it was.
+    with torch.random.fork_rng(devices=[]):
+        grown: PreTrainedModel = type(source)._from_config(plan.target_config, dtype=source.dtype)
+    return grown
+
+
+def _open(model_or_path: PreTrainedModel | str | os.PathLike[str], kwargs: dict[str, Any]) -> PreTrainedModel:
+    if isinstance(model_or_path, str | os.PathLike):
+        name = os.fspath(model_or_path)
+        try:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **kwargs)
+        except OSError as error:
+            raise GrowthError(f"{name!r} cannot be opened: {error}") from error
+        except ValueError as error:
+            raise UnsupportedModelError(f"{name!r} cannot be loaded as a causal language model: {error}") from error
+        model: PreTrainedModel = loaded[0]
+        _check_loading(name, loaded[1])
+        return model
+    if not isinstance(model_or_path, PreTrainedModel):
+        raise UnsupportedModelError(
+            f"A {type(model_or_path).__name__} cannot be grown; give a transformers model, a folder or a Hub name. "
+            "Merge adapters first (merge_and_unload), and unwrap compiled or distributed models."
+        )
+    if kwargs:
+        raise GrowthError(
+            f"{sorted(kwargs)} are for loading a checkpoint, but a live model was given. Load it with them first."
+        )
+    return model_or_path
+
+
+def _check_loading(name: str, info: dict[str, Any]) -> None:
+    """Transformers fills in what a checkpoint lacks at random, with a warning; growth must not build on that."""
+    for key, what in (
+        ("missing_keys", "lacks tensors the architecture has"),
+        ("unexpected_keys", "holds tensors the architecture does not know"),
+        ("mismatched_keys", "holds tensors of another shape than its config says"),
+        ("error_msgs", "could not be read in full"),
+    ):
+        if info.get(key):
+            found = sorted(map(str, info[key]))
+            raise GrowthError(
+                f"The checkpoint {name!r} {what}: {', '.join(found[:5])}{' ...' if len(found) > 5 else ''} "
+                f"({len(found)} in all). It is damaged, or of another architecture than its config says."
+            )
+
+
+def _check_source(source: PreTrainedModel) -> None:
+    kind = type(source).__name__
+    if source.config.is_encoder_decoder:
+        raise UnsupportedModelError(f"{kind} is an encoder-decoder; growth is for decoder-only language models.")
+    if not source.can_generate() or source.get_output_embeddings() is None:
+        raise UnsupportedModelError(f"{kind} is not a causal language model. Load it with AutoModelForCausalLM.")
+    if getattr(source, "hf_quantizer", None) is not None or getattr(source.config, "quantization_config", None):
+        raise UnsupportedModelError(
+            f"{kind} is quantised; the shares of a quantised weight cannot add up to it. Load the original weights."
+        )
+    devices = {str(parameter.device) for parameter in source.parameters()}
+    if len(devices) > 1 or "meta" in devices:
+        raise GrowthError(f"{kind} lies on {sorted(devices)}; growth in memory needs it on one real device.")
+    for name, parameter in source.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise GrowthError(f"{name} holds NaN or infinity; a grown model would inherit it. Use a sound checkpoint.")
+
+
+def _check_ties(source: PreTrainedModel, plan: GrowthPlan) -> None:
+    planned = {recipe.source for recipe in plan.recipes}
+    ties = find_ties(source)
+    names = {name for name, _ in source.named_parameters(remove_duplicate=False)} - set(ties)
+    if odd := sorted(names - planned) if not plan.growth.grows_depth else []:
+        raise GrowthError(
+            f"{odd[0]} has weights of its own, but the config says it is tied to another tensor "
+            f"(tie_word_embeddings={source.config.tie_word_embeddings}). Make the config say what the model is."
+        )
+    if odd := sorted(set(ties) & planned):
+        raise GrowthError(
+            f"{odd[0]} is the same tensor as {ties[odd[0]]}, but the config says they are two "
+            f"(tie_word_embeddings={source.config.tie_word_embeddings}). Make the config say what the model is."
+        )
+
+
+def _record(grown: PreTrainedModel, source: PreTrainedModel, plan: GrowthPlan, report: VerifyReport | None) -> None:
+    """Write into the config how the model came to be; saved and loaded with it."""
+    step = {
+        "recipe": describe_growth(plan.growth),
+        "layer_map": list(plan.layer_map),
+        "source": {
+            "name_or_path": source.config.name_or_path,
+            "model_type": source.config.model_type,
+            "n_params": plan.n_params_source,
+            "n_params_non_embedding": plan.n_params_non_embedding_source,
+        },
+        "n_params": plan.n_params,
+        "n_params_non_embedding": plan.n_params_non_embedding,
+        "verification": None if report is None else report.to_dict(),
+        "versions": {name: version(name) for name in ("hf_bootstrap", "torch", "transformers")},
+    }
+    earlier = (getattr(source.config, "hf_bootstrap", None) or {}).get("growth", [])
+    grown.config.hf_bootstrap = {"growth": [*earlier, step]}

@@ -1,0 +1,347 @@
+"""`GrowthPlan`: the grown model's config and one recipe per tensor, complete before any tensor is made.
+
+A plan is made from configs alone (models are built on the meta device), can be printed and saved, and is
+checked name by name and shape by shape. Carrying it out is for `bootstrap`.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from ..errors import UnsupportedModelError
+from ..units import format_count
+from .anatomy import TensorAnatomy, probe_axes
+from .architecture import (
+    INDEX_DEPENDENT,
+    Layers,
+    adds_one,
+    build_meta,
+    changed_config,
+    constants,
+    dimension_field,
+    find_layers,
+    head_width,
+    named_tensors,
+    outer_norm,
+    per_layer_lists,
+)
+from .config import GrowthConfig
+from .operators import OPERATORS, Operator
+from .recipe import Recipe
+
+__all__ = ["GrowthPlan", "count_parameters", "describe_growth", "plan_growth"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrowthPlan:
+    """A growth worked out in full: `print(plan)` to read it, `to_dict()` to keep it.
+
+    Attributes:
+        growth: what was asked.
+        source_config, target_config: before and after.
+        layer_map: the old layer of every new layer.
+        factors: growth factor by dimension.
+        recipes: one per tensor of the grown model, tied tensors once.
+        n_params_source, n_params: total, tied parameters counted once.
+        n_params_non_embedding_source, n_params_non_embedding: as `count_parameters` counts.
+    """
+
+    growth: GrowthConfig
+    source_config: PreTrainedConfig
+    target_config: PreTrainedConfig
+    layer_map: tuple[int, ...]
+    factors: Mapping[str, int]
+    recipes: tuple[Recipe, ...]
+    n_params_source: int
+    n_params: int
+    n_params_non_embedding_source: int
+    n_params_non_embedding: int
+
+    @property
+    def operator(self) -> Operator:
+        """The width method as a function."""
+        method = self.growth.width_method
+        return OPERATORS[method] if isinstance(method, str) else method
+
+    def __str__(self) -> str:
+        before, after = self.source_config, self.target_config
+        lines = [f"Growth of {before.model_type}"]
+        for dimension in ("layers", "hidden", "mlp", "heads", "kv_heads"):
+            name = dimension_field(before, dimension)
+            if name is not None:
+                old, new = getattr(before, name), getattr(after, name)
+                lines.append(f"  {name:<24}{old:>10,} -> {new:,}" if old != new else f"  {name:<24}{old:>10,}")
+        for what, old, new in (
+            ("parameters", self.n_params_source, self.n_params),
+            ("without embeddings", self.n_params_non_embedding_source, self.n_params_non_embedding),
+        ):
+            lines.append(f"  {what:<24}{format_count(old):>10} -> {format_count(new)}")
+        if self.growth.grows_depth:
+            lines.append(f"  layers from             {_spell_method(self.growth.depth_method, self.growth.layer_map)}")
+            lines.append(f"                          {', '.join(map(str, self.layer_map))}")
+        counts = Counter(recipe.operator for recipe in self.recipes)
+        lines.append("  tensors                 " + ", ".join(f"{n} by {name}" for name, n in sorted(counts.items())))
+        lines += [f"  {r.target}: scaled by {r.scale:.6g} ({r.reason})" for r in self.recipes if r.scale != 1]
+        lines.append(
+            "  function                " + ("kept" if self.growth.keeps_function else "changed, or not promised")
+        )
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; the configs as their own files write them."""
+        return {
+            "growth": describe_growth(self.growth),
+            "source_config": json.loads(self.source_config.to_json_string(use_diff=False)),
+            "target_config": json.loads(self.target_config.to_json_string(use_diff=False)),
+            "layer_map": list(self.layer_map),
+            "factors": dict(self.factors),
+            "n_params_source": self.n_params_source,
+            "n_params": self.n_params,
+            "n_params_non_embedding_source": self.n_params_non_embedding_source,
+            "n_params_non_embedding": self.n_params_non_embedding,
+            "recipes": [recipe.to_dict() for recipe in self.recipes],
+        }
+
+
+def plan_growth(
+    config: PreTrainedConfig,
+    growth: GrowthConfig,
+    *,
+    model_class: type[PreTrainedModel] | None = None,
+    factors: Mapping[str, int] | None = None,
+) -> GrowthPlan:
+    """Work out a growth from configs alone; no tensor is made.
+
+    Args:
+        config: of the source model.
+        growth: what is asked.
+        model_class: the source's class, for one the Auto mapping does not know.
+        factors: growth factors by dimension ("hidden", "heads", "kv_heads", "mlp"), instead of `growth.width` for all.
+
+    Raises:
+        UnsupportedModelError: the architecture, or this size of it, cannot be grown so; the message names the reason.
+        GrowthError: the layer map does not fit the model.
+    """
+    layers = find_layers(config, model_class)
+    layer_map = growth.layers(layers.count)
+    if factors is None:
+        factors = dict.fromkeys(("hidden", "heads", "kv_heads", "mlp"), growth.width)
+    source = build_meta(config, model_class)
+    deep = source
+    if growth.grows_depth:
+        deep = build_meta(_deeper_config(config, layers, layer_map), model_class)
+        _check_layers_alike(source, deep, layers, layer_map)
+    grown = deep
+    anatomies: dict[str, TensorAnatomy] = {}
+    if any(factor != 1 for factor in factors.values()):
+        anatomies = probe_axes(config, layers, model_class)
+        grown = build_meta(_wider_config(deep.config, anatomies, factors), model_class)
+    scales = _scales(deep, grown, layers, factors) if anatomies else {}
+    method = growth.width_method if isinstance(growth.width_method, str) else _function_name(growth.width_method)
+    old_names = {name: _old_name(name, layers, layer_map) for name in named_tensors(grown)}
+    recipes = tuple(
+        _recipe(name, old_names[name], tuple(tensor.shape), anatomies.get(old_names[name]), factors, method, scales)
+        for name, tensor in named_tensors(grown).items()
+    )
+    _check_shapes(recipes, named_tensors(source))
+    before, after = count_parameters(source), count_parameters(grown)
+    return GrowthPlan(
+        growth=growth,
+        source_config=source.config,
+        target_config=grown.config,
+        layer_map=layer_map,
+        factors=dict(factors),
+        recipes=recipes,
+        n_params_source=before[0],
+        n_params=after[0],
+        n_params_non_embedding_source=before[1],
+        n_params_non_embedding=after[1],
+    )
+
+
+def count_parameters(model: PreTrainedModel) -> tuple[int, int]:
+    """(total, non-embedding) parameters; works on the meta device.
+
+    Tied parameters count once. Non-embedding leaves out every embedding table, positions included, and the
+    output head, the convention of scaling laws (Kaplan et al. 2020, arXiv:2001.08361, section 2.1).
+    """
+    head = model.get_output_embeddings()
+    tables = [m for m in model.modules() if isinstance(m, nn.Embedding) or m is head]
+    outside = {id(p) for m in tables for p in m.parameters()}
+    sizes = {id(p): p.numel() for p in model.parameters()}
+    return sum(sizes.values()), sum(size for key, size in sizes.items() if key not in outside)
+
+
+def describe_growth(growth: GrowthConfig) -> dict[str, Any]:
+    """The growth as JSON types even where a method is a function, which is then named but cannot be read back."""
+    record = {k: getattr(growth, k) for k in ("depth", "depth_method", "layer_map", "width", "width_method", "seed")}
+    record["layer_map"] = None if growth.layer_map is None else list(growth.layer_map)
+    return {k: v if not callable(v) else _function_name(v) for k, v in record.items()}
+
+
+def _deeper_config(config: PreTrainedConfig, layers: Layers, layer_map: tuple[int, ...]) -> PreTrainedConfig:
+    for name in INDEX_DEPENDENT:
+        if getattr(config, name, None):
+            raise UnsupportedModelError(
+                f"{config.model_type} sets {name}={getattr(config, name)!r}, which makes a layer depend on its number, "
+                "so a copy would not be a copy. Depth growth cannot renumber it."
+            )
+    lists = per_layer_lists(config, layers.count)
+    changes = {name: [values[old] for old in layer_map] for name, values in lists.items()}
+    return changed_config(config, {str(dimension_field(config, "layers")): len(layer_map), **changes})
+
+
+def _wider_config(
+    config: PreTrainedConfig, anatomies: Mapping[str, TensorAnatomy], factors: Mapping[str, int]
+) -> PreTrainedConfig:
+    changes: dict[str, Any] = {}
+    for dimension, factor in factors.items():
+        if (name := dimension_field(config, dimension)) is not None:
+            changes[name] = getattr(config, name) * factor
+    named = {segment.dimension for a in anatomies.values() for axis in a.axes for segment in axis}
+    if "heads" in named:  # the head width is a number of its own: say it, or it would be derived anew
+        changes["head_dim"] = head_width(config)
+    elif factors["hidden"] != factors["heads"] or factors["heads"] != factors.get("kv_heads", factors["heads"]):
+        raise UnsupportedModelError(
+            f"{config.model_type} derives the head width from hidden size / heads, so both must grow by the same "
+            f"factor; asked were {dict(factors)}."
+        )
+    return changed_config(config, changes)
+
+
+def _old_name(name: str, layers: Layers, layer_map: tuple[int, ...]) -> str:
+    part = layers.split(name)
+    return name if part is None else f"{part[0]}.{layer_map[part[1]]}.{part[2]}"
+
+
+def _recipe(
+    target: str,
+    source: str,
+    shape: tuple[int, ...],
+    anatomy: TensorAnatomy | None,
+    factors: Mapping[str, int],
+    method: str,
+    scales: Mapping[str, tuple[float, float, str]],
+) -> Recipe:
+    scale, offset, reason = scales.get(source, (1.0, 0.0, ""))
+    if anatomy is None:
+        return Recipe(target=target, source=source, shape=shape)
+    recipe = Recipe(
+        target=target,
+        source=source,
+        shape=shape,
+        axes=anatomy.axes,
+        factors=dict(factors),
+        reads=anatomy.reads,
+        scale=scale,
+        offset=offset,
+        reason=reason,
+    )
+    grows_input = anatomy.reads is not None and recipe.index(anatomy.reads) is not None
+    return Recipe(**{**vars(recipe), "operator": method}) if grows_input else recipe
+
+
+def _scales(
+    deep: PreTrainedModel, grown: PreTrainedModel, layers: Layers, factors: Mapping[str, int]
+) -> dict[str, tuple[float, float, str]]:
+    """Corrections by source tensor: (scale, offset, reason)."""
+    table_scale = _embedding_scale(deep, grown)
+    scales: dict[str, tuple[float, float, str]] = {}
+    embedding, head = deep.get_input_embeddings(), deep.get_output_embeddings()
+    names = {id(p): name for name, p in reversed(list(deep.named_parameters()))}
+    table = names[id(embedding.weight)]
+    if table_scale != 1:
+        scales[table] = (1 / table_scale, 0.0, "the architecture multiplies the table by a constant of the hidden size")
+    if head is not None and head.weight is embedding.weight:
+        # The head reads the table's copies, which are whole copies and no shares; the norm before it makes up.
+        path = outer_norm(deep, layers)
+        norm = deep.get_submodule(path)
+        for name, _ in norm.named_parameters():
+            offset = 1.0 if name == "weight" and adds_one(norm) else 0.0
+            scales[f"{path}.{name}"] = (
+                table_scale / factors["hidden"],
+                offset,
+                "the output head is tied and reads copies",
+            )
+    return scales
+
+
+def _embedding_scale(deep: PreTrainedModel, grown: PreTrainedModel) -> float:
+    """How much larger the constant on the token table becomes.
+
+    Raises:
+        UnsupportedModelError: another constant depends on the width.
+    """
+    before, after = constants(deep), constants(grown)
+    changed = {k: (v, after[k]) for k, v in before.items() if isinstance(v, float) and k in after and after[k] != v}
+    scale = 1.0
+    for name, (old, new) in changed.items():
+        if deep.get_submodule(name.rpartition(".")[0]) is not deep.get_input_embeddings():
+            raise UnsupportedModelError(
+                f"{deep.config.model_type} computes {name} from its width: it would go from {old} to {new} and change "
+                "the function, and growth does not know how to make up for it."
+            )
+        # The model multiplies by the constant rounded to its dtype: 55.43 is 55.5 in bfloat16.
+        dtype = deep.config.dtype if isinstance(deep.config.dtype, torch.dtype) else torch.float32
+        old, new = (torch.tensor(value, dtype=dtype).double().item() for value in (old, new))
+        scale *= new / old
+    return scale
+
+
+def _check_layers_alike(
+    source: PreTrainedModel, deep: PreTrainedModel, layers: Layers, layer_map: tuple[int, ...]
+) -> None:
+    """Every new layer must be built as its source was: same tensors, same constants."""
+    expected = {_old_name(name, layers, layer_map) for name in named_tensors(deep)}
+    tensors = named_tensors(source)
+    kept = {name for name in tensors if (part := layers.split(name)) is None or part[1] in layer_map}
+    if expected != kept:
+        odd = sorted(expected ^ kept)[0]
+        raise UnsupportedModelError(
+            f"{source.config.model_type} builds a layer by its position: with the layers {list(layer_map)}, {odd} is "
+            "in only one of the two models. Choose a layer map that repeats whole periods of its pattern."
+        )
+    before = constants(source)
+    for name, value in constants(deep).items():
+        old = _old_name(name, layers, layer_map)
+        if old in before and before[old] != value and name.rpartition(".")[2] != _own_depth(source):
+            raise UnsupportedModelError(
+                f"{source.config.model_type} builds a layer by its position: {name} is {value!r}, but its source {old} "
+                f"is {before[old]!r}. Choose a layer map that repeats whole periods of its pattern."
+            )
+
+
+def _own_depth(model: PreTrainedModel) -> str:
+    return str(dimension_field(model.config, "layers"))
+
+
+def _check_shapes(recipes: tuple[Recipe, ...], tensors: Mapping[str, Tensor]) -> None:
+    """The promise of a plan: what the recipes make is what the architecture builds, name by name, shape by shape."""
+    for recipe in recipes:
+        if recipe.source not in tensors:
+            raise UnsupportedModelError(f"The grown model has {recipe.target}, but the source has no {recipe.source}.")
+        made = tuple(
+            length if (index := recipe.index(axis)) is None else len(index)
+            for axis, length in enumerate(tensors[recipe.source].shape)
+        )
+        if made != recipe.shape:
+            raise UnsupportedModelError(
+                f"{recipe.target} would be made {list(made)}, but the architecture builds it {list(recipe.shape)}. "
+                "This architecture cannot be grown so."
+            )
+
+
+def _function_name(function: Any) -> str:
+    return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', type(function).__qualname__)}"
+
+
+def _spell_method(method: Any, layer_map: tuple[int, ...] | None) -> str:
+    if layer_map is not None:
+        return "the given layer map"
+    return method if isinstance(method, str) else _function_name(method)
