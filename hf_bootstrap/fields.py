@@ -154,16 +154,19 @@ def _number(value: Any, hint: type, *, negative: bool) -> int | float:
     wanted = "a whole number" if hint is int else "a finite number"
     if isinstance(value, bool) or not isinstance(value, numbers.Integral if hint is int else numbers.Real):
         raise _Misfit(wanted)
-    try:
-        number: int | float = hint(value)
-    except OverflowError:
-        raise _Misfit(wanted) from None
-    if not math.isfinite(number):
-        raise _Misfit(f"{wanted}, or left out where it is not known")
+    if hint is int:
+        number: int | float = int(value)
+        if abs(number) > _LARGEST:
+            raise _Misfit("a whole number below 2**63")
+    else:
+        try:
+            number = float(value)
+        except OverflowError:
+            raise _Misfit(wanted) from None
+        if not math.isfinite(number):
+            raise _Misfit(f"{wanted}, or left out where it is not known")
     if number < 0 and not negative:
         raise _Misfit(f"{wanted} that is not negative")
-    if hint is int and abs(number) > _LARGEST:
-        raise _Misfit("a whole number below 2**63")
     return number
 
 
