@@ -141,6 +141,7 @@ class Grid:
                     "base_run_id": trunk.run_id,
                     "base_checkpoint_id": f"{trunk.run_id}/step-{step}",
                     "base_decayed": True,
+                    "marks": (0,),  # the loss before any second-stage token, for the recovery after growth
                 }
                 yield from self._stage({**facts, **unseen, **origin}, method.tokens)
 
@@ -181,6 +182,7 @@ class Grid:
                 tokens=end,
                 decay_tokens=decay,
                 checkpoints=(end,) if keep_ends else (),
+                marks=(),
             )
             for start, end, decay in zip(starts, ends, decays, strict=True)
         ]

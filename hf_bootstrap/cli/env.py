@@ -1,0 +1,55 @@
+"""`hf-bootstrap env`: what a bug report needs, and no secret."""
+
+import json
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
+
+import typer
+
+__all__ = ["env"]
+
+_PACKAGES = (
+    "hf_bootstrap", "torch", "transformers", "accelerate", "peft", "datasets", "evaluate", "tokenizers",
+    "safetensors", "huggingface_hub", "numpy", "scipy", "matplotlib", "flash-attn",
+)  # fmt: skip
+
+
+def env(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Print versions and hardware for a bug report.
+
+    Example: hf-bootstrap env --json
+    """
+    facts = _facts()
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        typer.echo(f"{name:<{width}}  {value if value is not None else 'not installed'}")
+
+
+def _facts() -> dict[str, str | int | None]:
+    facts: dict[str, str | int | None] = {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpus": os.cpu_count(),
+    }
+    for name in _PACKAGES:
+        try:
+            facts[name] = version(name)
+        except PackageNotFoundError:
+            facts[name] = None
+    facts["gpu"] = _gpu()
+    return facts
+
+
+def _gpu() -> str:
+    try:
+        import torch
+    except ImportError:
+        return "torch is not installed"
+    if not torch.cuda.is_available():
+        return "none"
+    return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
