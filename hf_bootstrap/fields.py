@@ -152,7 +152,8 @@ def _settled(value: Any, hint: Any, *, negative: bool = False) -> Any:
 
 def _number(value: Any, hint: type, *, negative: bool) -> int | float:
     wanted = "a whole number" if hint is int else "a finite number"
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral if hint is int else numbers.Real):
+    kind: Any = numbers.Integral if hint is int else numbers.Real
+    if isinstance(value, bool) or not isinstance(value, kind):
         raise _Misfit(wanted)
     if hint is int:
         number: int | float = int(value)
