@@ -29,9 +29,8 @@ def demo_grid() -> Grid:
     )
 
 
-@pytest.fixture
-def tiny_grid() -> Grid:
-    """Two bases, one method, two marks: a trunk, two decays, and six runs of second stages and scratch."""
+def make_tiny_grid() -> Grid:
+    """Two bases, one method, two marks: a trunk, two decays, and nine runs of second stages and scratch."""
     return Grid(
         model=SMALL,
         corpus=DOCS,
@@ -40,3 +39,8 @@ def tiny_grid() -> Grid:
         warmup_steps=2,
         rewarm_steps=1,
     )
+
+
+@pytest.fixture
+def tiny_grid() -> Grid:
+    return make_tiny_grid()

@@ -1,0 +1,127 @@
+"""Which run of a set may start next, how much of the set is done, and which checkpoints nobody needs any more.
+
+All of it is read from the files of the runs; starting and watching processes is the business of `run`.
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from hf_bootstrap.errors import StudyError
+from hf_bootstrap.records import RunSpec
+from hf_bootstrap.store import COMPLETE, RunFolder
+
+from .grid import costs, start_run_id
+
+__all__ = ["Queue"]
+
+
+class Queue:
+    """The runs of a study in one folder.
+
+    Args:
+        specs: the runs, in any order.
+        study: the study's folder.
+
+    Attributes:
+        specs, folders: by run id.
+        waiting: ids of runs that are neither done nor taken.
+
+    Raises:
+        StudyError: runs that start from each other in a circle.
+    """
+
+    def __init__(self, specs: Sequence[RunSpec], study: str | Path) -> None:
+        self.study = Path(study)
+        self.specs = {spec.run_id: spec for spec in specs}
+        self.folders = {run_id: RunFolder(self.study / "runs" / run_id) for run_id in self.specs}
+        self.waiting = {run_id for run_id, folder in self.folders.items() if not folder.is_done()}
+        self._costs = costs(self._ordered())
+        self._chains = self._chain_costs()
+
+    def take(self) -> str | None:
+        """The waiting run with the longest line of work behind it among those whose start is written.
+
+        It is no longer waiting; `put_back` makes it so. None when no run can start yet.
+
+        Raises:
+            StudyError: a checkpoint to start from is gone although the run that wrote it is done.
+        """
+        ready = [run_id for run_id in self.waiting if self._can_start(run_id)]
+        best = max(ready, key=lambda run_id: (self._chains[run_id], run_id), default=None)
+        self.waiting.discard(best or "")
+        return best
+
+    def put_back(self, run_id: str) -> None:
+        """Let a run be taken again."""
+        self.waiting.add(run_id)
+
+    def share_done(self, running: Mapping[str, int]) -> float:
+        """Share of the compute that is done, given the trained tokens of the runs in hand; 0 to 1."""
+        total = sum(self._costs.values())
+        done = sum(cost for run_id, cost in self._costs.items() if run_id not in self.waiting and run_id not in running)
+        for run_id, tokens in running.items():
+            spec = self.specs[run_id]
+            before = int(str(spec.start).rpartition("-")[2]) * spec.batch_tokens if spec.resume else 0
+            done += self._costs[run_id] * min(max(tokens - before, 0) / max(spec.tokens - before, 1), 1.0)
+        return done / total if total else 1.0
+
+    def tidy(self) -> None:
+        """Remove each checkpoint that only decays resumed, once they and the run that wrote it are done.
+
+        Models that a new stage started from, the bases, stay.
+        """
+        needed = {spec.start for spec in self.specs.values() if not spec.resume}
+        needed |= {spec.start for run_id, spec in self.specs.items() if not self.folders[run_id].is_done()}
+        for spec in self.specs.values():
+            writer = self._start_of(spec)
+            if spec.start not in needed and writer is not None and self.folders[writer].is_done():
+                checkpoint = self.study / "runs" / str(spec.start)
+                # Without its marker it is no checkpoint, so a kill in between leaves none half there.
+                (checkpoint / COMPLETE).unlink(missing_ok=True)
+                shutil.rmtree(checkpoint, ignore_errors=True)
+
+    def _start_of(self, spec: RunSpec) -> str | None:
+        """The run of this study that a spec starts from; None for scratch, a folder or a Hub name."""
+        run_id = start_run_id(spec)
+        return run_id if run_id in self.specs else None
+
+    def _can_start(self, run_id: str) -> bool:
+        spec = self.specs[run_id]
+        writer = self._start_of(spec)
+        if writer is None:
+            return True
+        # Asked before the checkpoint is looked for: a run that ends in between has written it by then.
+        is_over = self.folders[writer].is_done()
+        checkpoint = self.study / "runs" / str(spec.start)
+        if (checkpoint / COMPLETE).exists():
+            return True
+        if is_over:
+            raise StudyError(
+                f"run {run_id} starts from {checkpoint}, which is not there although the run that writes it is done. "
+                f"Delete {self.folders[writer].path} to train it again."
+            )
+        return False
+
+    def _ordered(self) -> list[RunSpec]:
+        """The runs, each after the one it starts from."""
+        placed: dict[str, RunSpec] = {}
+        rest = dict(self.specs)
+        while rest:
+            ready = [run_id for run_id, spec in rest.items() if self._start_of(spec) not in rest]
+            if not ready:
+                raise StudyError(
+                    f"These runs start from each other in a circle: {', '.join(rest)}. Check their starts."
+                )
+            placed |= {run_id: rest.pop(run_id) for run_id in ready}
+        return list(placed.values())
+
+    def _chain_costs(self) -> dict[str, float]:
+        """Of each run, its own cost and that of the longest line of runs behind it."""
+        chains = dict.fromkeys(self._costs, 0.0)
+        for run_id in reversed(self._costs):  # costs stand in the order of `_ordered`
+            chains[run_id] += self._costs[run_id]
+            writer = self._start_of(self.specs[run_id])
+            if writer is not None:
+                chains[writer] = max(chains[writer], chains[run_id])
+        return chains

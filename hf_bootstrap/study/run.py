@@ -1,0 +1,161 @@
+"""Drives a set of runs to its end and gathers their points; started again, it goes on where it was.
+
+What has been done is read from the files alone: a run with `done.json` is done, a run whose start is
+written may start. How a run trains is handed in by name.
+"""
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from hf_bootstrap.errors import StudyError
+from hf_bootstrap.records import RunSpec, ScalingPoint, seal
+from hf_bootstrap.store import RunFolder, lock, write_atomic
+
+from .launch import PRELOAD, Window
+from .progress import Progress, show_progress
+from .queue import Queue
+
+__all__ = ["export_points", "run_study"]
+
+_TICK = 0.2
+# Seconds of measuring before a pace is worth showing.
+_TRUSTED = 5.0
+
+
+def run_study(
+    specs: Sequence[RunSpec],
+    folder: str | Path,
+    run_one: str,
+    workers: int = 2,
+    on_progress: Callable[[Progress], None] | None = None,
+    preload: Sequence[str] = PRELOAD,
+) -> list[ScalingPoint]:
+    """Carry out every run that is not done, each after the run it starts from, and export all points.
+
+    The run with the most work behind it starts first. A run that fails is tried once more; if it fails
+    again, those in hand are finished and the study stops. Checkpoints that only served finished decays
+    are removed; those that other stages start from, the bases, stay.
+
+    Args:
+        specs: the runs, in any order.
+        folder: of the study; paths in the specs start here, runs are under ``runs/``.
+        run_one: ``"package.module:function"``, see `launch.Window`.
+        workers: processes at a time, one thread each.
+        on_progress: told a few times a second; by default a bar on the terminal.
+        preload: modules loaded once for all processes.
+
+    Returns:
+        All points of all runs, in the order of `specs`; also written to ``points/<method>.jsonl``.
+
+    Raises:
+        StudyError: a run failed twice, its start is missing, or the set cannot be ordered.
+        StoreError: another process works in the folder.
+        KeyboardInterrupt: on Ctrl-C or SIGTERM, when the runs in hand have ended; it says how to go on.
+    """
+    folder = Path(folder)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(lock(folder))
+        queue = Queue(specs, folder)
+        show = on_progress or stack.enter_context(show_progress())
+        if queue.waiting:
+            stack.enter_context(_interruptible(queue))
+            _drive(queue, stack.enter_context(Window(run_one, workers, preload)), show)
+        queue.tidy()
+        points = [point for run in queue.folders.values() for point in run.points()]
+        export_points(points, folder)
+    return points
+
+
+def export_points(points: Sequence[ScalingPoint], folder: str | Path) -> list[Path]:
+    """Write ``points/<method>.jsonl``: a method's rows and those of the same model from scratch on its text.
+
+    Rows from scratch that belong to no method, such as those of the base itself, go to ``scratch.jsonl``.
+
+    Returns:
+        The files, each replaced as a whole.
+    """
+    scratch = [point for point in points if point.method == "scratch"]
+    files: dict[str, list[ScalingPoint]] = {}
+    placed: set[int] = set()
+    for method in dict.fromkeys(point.method for point in points if point.method != "scratch"):
+        own = [point for point in points if point.method == method]
+        models = {(point.domain, point.n_params_non_embedding) for point in own}
+        beside = [point for point in scratch if (point.domain, point.n_params_non_embedding) in models]
+        placed.update(map(id, beside))
+        files[method] = own + beside
+    files["scratch"] = [point for point in scratch if id(point) not in placed]
+    paths = []
+    for name, rows in files.items():
+        if rows:
+            paths.append(Path(folder) / "points" / f"{name}.jsonl")
+            write_atomic(paths[-1], "".join(seal(point.to_dict()) + "\n" for point in rows))
+    return paths
+
+
+def _drive(queue: Queue, window: Window, show: Callable[[Progress], None]) -> None:
+    """Keep the window full until nothing is left; after a second failure only until it is empty."""
+    pace = _Pace()
+    failures: dict[str, str] = {}
+    retried: set[str] = set()
+    while True:
+        while not window.is_full and not failures:
+            run_id = queue.take()
+            if run_id is None:
+                break
+            window.start(RunFolder.create(queue.study, queue.specs[run_id]))
+        show(pace.progress(queue, window.running))
+        if not window.running:
+            break
+        for ended in window.wait(_TICK):
+            if ended.problem is not None and ended.run_id in retried:
+                failures[ended.run_id] = ended.problem
+            elif ended.problem is not None:
+                retried.add(ended.run_id)
+                queue.put_back(ended.run_id)
+            else:
+                queue.tidy()
+    if failures:
+        named = "\n".join(f"run {run_id} {problem}" for run_id, problem in failures.items())
+        raise StudyError(
+            f"{len(failures)} of {len(queue.specs)} runs failed twice; finished runs are kept. "
+            f"Mend the cause and start the study again: it goes on from here.\n{named}"
+        )
+
+
+class _Pace:
+    """Seconds left, from how fast the share grew since the first look."""
+
+    def __init__(self) -> None:
+        self._first: tuple[float, float] | None = None
+
+    def progress(self, queue: Queue, running: Mapping[str, int]) -> Progress:
+        now, share = time.monotonic(), queue.share_done(running)
+        began, share_then = self._first = self._first or (now, share)
+        gained = share - share_then
+        left = (now - began) * (1 - share) / gained if gained > 0 and now - began > _TRUSTED else None
+        done = len(queue.specs) - len(queue.waiting) - len(running)
+        return Progress(
+            runs_done=done, runs=len(queue.specs), share=share, seconds_left=left, running=tuple(sorted(running))
+        )
+
+
+@contextlib.contextmanager
+def _interruptible(queue: Queue) -> Iterator[None]:
+    """Take SIGTERM for Ctrl-C, and let either say where the study stands."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler) if in_main_thread else None
+    try:
+        yield
+    except KeyboardInterrupt:
+        done = sum(folder.is_done() for folder in queue.folders.values())
+        raise KeyboardInterrupt(
+            f"Stopped with {done} of {len(queue.specs)} runs finished in {queue.study}. "
+            "Start the study again: it goes on from here."
+        ) from None
+    finally:
+        if in_main_thread:
+            signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,268 @@
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hf_bootstrap.errors import StoreError, StudyError
+from hf_bootstrap.records import RunSpec
+from hf_bootstrap.store import COMPLETE, RunFolder, lock, read_points
+from hf_bootstrap.study.progress import Progress, _TenthByTenth
+from hf_bootstrap.study.queue import Queue
+from hf_bootstrap.study.run import export_points, run_study
+
+from . import fake_runs
+from .conftest import make_tiny_grid
+
+STUDY = """
+import sys
+from tests.study.conftest import make_tiny_grid
+from hf_bootstrap.study.run import run_study
+if __name__ == "__main__":
+    run_study(make_tiny_grid().specs(), sys.argv[1], "tests.study.fake_runs:run_one", preload=())
+"""
+
+
+def run(specs, folder, function="run_one", **options):
+    return run_study(
+        specs, folder, f"tests.study.fake_runs:{function}", preload=(), on_progress=lambda now: None, **options
+    )
+
+
+def start_study(folder: Path) -> subprocess.Popen:
+    """A study as a process of its own, which can be killed."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "FAKE_STEP": "0.01"}
+    return subprocess.Popen(
+        [sys.executable, "-c", STUDY, str(folder)], env=environment, stderr=subprocess.PIPE, text=True
+    )
+
+
+def begun(study: Path) -> list[str]:
+    return [run_id for word, run_id, _ in fake_runs.read_journal(study) if word == "begin"]
+
+
+def ended(study: Path) -> list[str]:
+    return [run_id for word, run_id, _ in fake_runs.read_journal(study) if word == "end"]
+
+
+def alive(study: Path) -> list[int]:
+    """Processes of any run of the study that still live."""
+    pids = {int(pid) for _, _, pid in fake_runs.read_journal(study)}
+    return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+
+def wait_until(condition, seconds=10.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+def test_every_run_is_done_once_after_its_start_and_gives_its_point(tiny_grid, tmp_path):
+    specs = tiny_grid.specs()
+    points = run(specs, tmp_path)
+    assert [point.run_id for point in points] == [spec.run_id for spec in specs]
+    assert [point.loss for point in points] == [fake_runs.loss_of(spec) for spec in specs]
+    assert sorted(ended(tmp_path)) == sorted(spec.run_id for spec in specs)
+
+
+def test_a_second_call_runs_nothing_and_returns_the_same_points(tiny_grid, tmp_path):
+    points = run(tiny_grid.specs(), tmp_path)
+    assert run(tiny_grid.specs(), tmp_path) == points
+    assert len(ended(tmp_path)) == len(points)
+
+
+def test_a_grown_grid_runs_only_what_is_new(tiny_grid, tmp_path):
+    run(tiny_grid.specs(), tmp_path)
+    (method,) = tiny_grid.methods
+    grown = replace(tiny_grid, methods=(method, replace(method, name="stack", growth={"depth": 2}))).specs()
+    run(grown, tmp_path)
+    assert sorted(ended(tmp_path)) == sorted(spec.run_id for spec in grown)
+
+
+def test_the_longest_line_of_work_starts_first(demo_grid, tmp_path):
+    specs = demo_grid.specs()
+    queue = Queue(specs[::-1], tmp_path)
+    trunk = specs[0]
+    assert queue.take() == trunk.run_id
+    from_scratch = [queue.take() for _ in range(3)]
+    assert {queue.specs[run_id].domain for run_id in from_scratch} == {"docs", "code"}
+    assert queue.take() is None
+    for step in (205, 512):
+        checkpoint = tmp_path / "runs" / trunk.run_id / f"checkpoint-{step}"
+        checkpoint.mkdir(parents=True)
+    (checkpoint / COMPLETE).touch()  # the second is whole, the first was being written
+    assert queue.specs[queue.take()].start == f"{trunk.run_id}/checkpoint-512"
+    assert queue.take() is None
+
+
+def test_only_the_bases_checkpoints_stay(tiny_grid, tmp_path):
+    specs = tiny_grid.specs()
+    run(specs, tmp_path)
+    bases = {spec.start for spec in specs if spec.start and not spec.resume}
+    left = {f"{p.parent.name}/{p.name}" for p in tmp_path.glob("runs/*/checkpoint-*")}
+    assert left == bases
+    assert len(bases) == 2
+
+
+def test_output_goes_to_the_log_of_the_run_and_each_has_one_thread(tiny_grid, tmp_path, capfd):
+    (trunk, *_) = tiny_grid.specs()
+    before = os.environ.get("OMP_NUM_THREADS")
+    run([trunk], tmp_path, "say_threads")
+    log = (tmp_path / "runs" / trunk.run_id / "log.txt").read_text()
+    assert "threads 1" in log
+    assert f"training {trunk.run_id}" in log
+    assert capfd.readouterr().out == ""
+    assert os.environ.get("OMP_NUM_THREADS") == before
+
+
+def test_a_run_that_fails_once_is_tried_again(tiny_grid, tmp_path):
+    points = run(tiny_grid.specs(), tmp_path, "fail_once")
+    assert len(points) == len(tiny_grid.specs())
+    log = (tmp_path / "runs" / points[0].run_id / "log.txt").read_text()
+    assert "RuntimeError: the first try fails" in log
+
+
+def test_a_run_that_fails_twice_is_named_with_its_log_while_the_others_in_hand_finish(tiny_grid, tmp_path):
+    with pytest.raises(StudyError) as caught:
+        run(tiny_grid.specs(), tmp_path, "fail_from_scratch_on_code")
+    failed = [run_id for run_id in begun(tmp_path) if run_id not in ended(tmp_path)]
+    assert len(failed) == 2
+    assert len(set(failed)) == 1
+    assert failed[0] in str(caught.value)
+    assert "RuntimeError: no text was found" in str(caught.value)
+    assert "exit code 1" in str(caught.value)
+    assert not alive(tmp_path)
+    # The cause mended, the study goes on from there.
+    assert len(run(tiny_grid.specs(), tmp_path)) == len(tiny_grid.specs())
+    assert len(ended(tmp_path)) == len(tiny_grid.specs())
+
+
+def test_a_run_that_ends_without_done_json_has_failed(tiny_grid, tmp_path):
+    with pytest.raises(StudyError, match=r"left no done\.json[\s\S]*all is well"):
+        run(tiny_grid.specs()[:1], tmp_path, "forget_to_finish")
+
+
+def test_two_studies_cannot_work_in_one_folder(tiny_grid, tmp_path):
+    with lock(tmp_path), pytest.raises(StoreError, match="Another process"):
+        run(tiny_grid.specs(), tmp_path)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_base_that_was_deleted_is_named(tiny_grid, tmp_path):
+    specs = tiny_grid.specs()
+    trunk_and_bases = specs[:3]
+    run(trunk_and_bases, tmp_path)
+    for spec in trunk_and_bases[1:]:
+        (next((tmp_path / "runs" / spec.run_id).glob("checkpoint-*")) / COMPLETE).unlink()
+    with pytest.raises(StudyError, match=f"Delete .*{specs[2].run_id}|Delete .*{specs[1].run_id}"):
+        run(specs, tmp_path)
+
+
+def test_runs_that_start_from_each_other_are_refused(tiny_grid, tmp_path, monkeypatch):
+    one, two = tiny_grid.specs()[:2]
+    monkeypatch.setattr(RunSpec, "run_id", property(lambda spec: f"run{spec.tokens}"))
+    ring = [
+        replace(one, model=None, start=f"run{two.tokens}/checkpoint-1"),
+        replace(two, start=f"run{one.tokens}/checkpoint-1"),
+    ]
+    with pytest.raises(StudyError, match="circle"):
+        Queue(ring, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tests.study.fake_runs", "no_such_module:run_one", ""])
+def test_a_function_that_does_not_exist_is_refused_before_anything_starts(tiny_grid, tmp_path, name):
+    with pytest.raises(StudyError, match=r"package\.module:function"):
+        run_study(tiny_grid.specs(), tmp_path, name, preload=())
+
+
+def test_points_are_exported_with_the_same_model_from_scratch_beside_them(tiny_grid, tmp_path):
+    points = run(tiny_grid.specs(), tmp_path)
+    files = {name: read_points(tmp_path / "points" / f"{name}.jsonl") for name in ("continue", "scratch")}
+    assert not any(file.problems for file in files.values())
+    rows = files["continue"].points
+    assert {(p.method, p.domain) for p in rows} == {("continue", "code"), ("scratch", "code")}
+    assert {(p.method, p.domain) for p in files["scratch"].points} == {("scratch", "docs")}
+    assert sorted(p.run_id for file in files.values() for p in file.points) == sorted(p.run_id for p in points)
+
+
+def test_a_larger_model_from_scratch_stands_beside_the_grown_ones_only(tmp_path):
+    from hf_bootstrap.records import ScalingPoint
+
+    def point(method, size, domain="docs"):
+        name = f"{method}-{size}-{domain}"
+        return ScalingPoint(run_id=name, method=method, tokens=10, loss=1.0, domain=domain, n_params_non_embedding=size)
+
+    rows = [point("scratch", 1), point("scratch", 2), point("stack", 2), point("continue", 1, "code")]
+    export_points(rows, tmp_path)
+    found = {p.stem: [row.run_id for row in read_points(p).points] for p in (tmp_path / "points").iterdir()}
+    assert found == {
+        "stack": ["stack-2-docs", "scratch-2-docs"],
+        "continue": ["continue-1-code"],
+        "scratch": ["scratch-1-docs"],
+    }
+
+
+def test_killed_at_random_moments_the_study_completes_with_no_run_done_twice_and_no_orphan(tmp_path):
+
+    specs = make_tiny_grid().specs()
+    moments = random.Random(0)
+    for _ in range(6):
+        before = len(begun(tmp_path))
+        process = start_study(tmp_path)
+        wait_until(lambda before=before: len(begun(tmp_path)) > before)
+        time.sleep(moments.uniform(0, 0.3))
+        process.kill()
+        process.communicate()
+        wait_until(lambda: not alive(tmp_path), seconds=2.0)
+    points = run(specs, tmp_path)
+    assert len(begun(tmp_path)) > len(specs)  # some kills came in the middle of a run
+    assert not [run_id for word, run_id, _ in fake_runs.read_journal(tmp_path) if word == "again"]
+    assert set(begun(tmp_path)) == {spec.run_id for spec in specs}
+    assert [point.loss for point in points] == [fake_runs.loss_of(spec) for spec in specs]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_ends_its_runs_and_says_how_to_go_on(tmp_path, number):
+    process = start_study(tmp_path)
+    wait_until(lambda: ended(tmp_path))
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=10)
+    assert process.returncode != 0
+    assert "runs finished" in errors
+    assert "Start the study again" in errors
+    assert not alive(tmp_path)
+    with lock(tmp_path):
+        pass
+
+
+def test_an_undisturbed_study_tells_its_progress_to_the_end(tiny_grid, tmp_path):
+    seen = []
+    run_study(tiny_grid.specs(), tmp_path, "tests.study.fake_runs:run_one", preload=(), on_progress=seen.append)
+    shares = [now.share for now in seen]
+    assert shares == sorted(shares)
+    assert shares[-1] == pytest.approx(1.0)
+    assert (seen[-1].runs_done, seen[-1].runs) == (len(tiny_grid.specs()),) * 2
+    assert max(len(now.running) for now in seen) == 2
+
+
+def test_without_a_terminal_progress_is_a_line_per_tenth():
+    lines = []
+    show = _TenthByTenth(lines.append)
+    for count in range(101):
+        show(Progress(runs_done=count // 10, runs=10, share=count / 100, seconds_left=100.0 - count))
+    assert len(lines) == 10
+    assert lines[3] == "40%, 4 of 10 runs, 1 min 00 s left"
+
+
+def test_a_run_folder_of_another_spec_is_not_taken_over(tiny_grid, tmp_path):
+    one, two = tiny_grid.specs()[:2]
+    folder = RunFolder.create(tmp_path, one)
+    folder.path.rename(tmp_path / "runs" / two.run_id)
+    with pytest.raises(StoreError, match="named by its content"):
+        run([two], tmp_path)
