@@ -16,7 +16,7 @@ from .errors import RecordError, did_you_mean
 
 __all__ = ["as_plain_json", "brief", "build", "settle"]
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 # Other languages read these files too: a count has to fit their 64-bit integers.
 _LARGEST = 2**63 - 1
@@ -66,7 +66,7 @@ def settle(record: Any, error: type[RecordError], *, signed: tuple[str, ...] = (
             object.__setattr__(record, name, settled)
 
 
-def build(cls: type[T], record: Mapping[str, Any], error: type[RecordError], schema: int) -> T:
+def build(cls: type[_T], record: Mapping[str, Any], error: type[RecordError], schema: int) -> _T:
     """Make a record of class `cls` from what a file held.
 
     Raises:
