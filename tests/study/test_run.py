@@ -36,7 +36,7 @@ def run(specs, folder, function="run_one", **options):
 
 def start_study(folder: Path) -> subprocess.Popen:
     """A study as a process of its own, which can be killed."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "FAKE_STEP": "0.01"}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "FAKE_STEP": "0.02"}
     return subprocess.Popen(
         [sys.executable, "-c", STUDY, str(folder)], env=environment, stderr=subprocess.PIPE, text=True
     )
@@ -56,7 +56,7 @@ def alive(study: Path) -> list[int]:
     return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
 
-def wait_until(condition, seconds=10.0):
+def wait_until(condition, seconds=30.0):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -213,13 +213,12 @@ def test_killed_at_random_moments_the_study_completes_with_no_run_done_twice_and
     specs = make_tiny_grid().specs()
     moments = random.Random(0)
     for _ in range(6):
-        before = len(begun(tmp_path))
-        process = start_study(tmp_path)
-        wait_until(lambda before=before: len(begun(tmp_path)) > before)
-        time.sleep(moments.uniform(0, 0.3))
+        before, process = len(begun(tmp_path)), start_study(tmp_path)
+        wait_until(lambda n=before, p=process: len(begun(tmp_path)) > n or p.poll() is not None)
+        time.sleep(moments.uniform(0, 0.2))
         process.kill()
         process.communicate()
-        wait_until(lambda: not alive(tmp_path), seconds=2.0)
+        wait_until(lambda: not alive(tmp_path), seconds=5.0)
     points = run(specs, tmp_path)
     assert len(begun(tmp_path)) > len(specs)  # some kills came in the middle of a run
     assert not [run_id for word, run_id, _ in fake_runs.read_journal(tmp_path) if word == "again"]
@@ -232,7 +231,7 @@ def test_interrupted_it_ends_its_runs_and_says_how_to_go_on(tmp_path, number):
     process = start_study(tmp_path)
     wait_until(lambda: ended(tmp_path))
     process.send_signal(number)
-    _, errors = process.communicate(timeout=10)
+    _, errors = process.communicate(timeout=30)
     assert process.returncode != 0
     assert "runs finished" in errors
     assert "Start the study again" in errors
