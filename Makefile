@@ -1,0 +1,56 @@
+# Everything works on a machine that has Python 3.11 with pip and venv, make and git.
+# The first target that is run installs into .venv (minutes); after that it takes seconds.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# One thread a process: the tests share the machine with each other, and small models gain nothing from more.
+QUIET := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false MPLBACKEND=agg
+PYTEST := $(QUIET) $(BIN)/python -m pytest -n 2
+
+.PHONY: help demo test test-docs test-all check bench clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo       the whole story on text of this machine, about ten minutes: demo-out/report.html"
+	@echo "make test       the fast tests"
+	@echo "make test-docs  the examples and the code in README and docs"
+	@echo "make test-all   everything, slow tests too"
+	@echo "make check      ruff and mypy"
+	@echo "make bench      what is measured, not asserted"
+	@echo "make clean      remove .venv, caches and build folders; results stay"
+
+demo: .venv/installed
+	$(BIN)/hf-bootstrap demo --out demo-out
+
+test: .venv/installed-for-tests
+	$(PYTEST) tests --ignore=tests/docs -m "not slow"
+
+test-docs: .venv/installed-for-tests
+	$(PYTEST) tests/docs
+
+test-all: .venv/installed-for-tests
+	$(PYTEST) tests
+
+check: .venv/installed-for-tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/installed
+	@for file in benchmarks/*.py; do echo "== $$file"; $(QUIET) $(BIN)/python $$file || exit 1; done
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch goes first and alone: it is most of the download, and pip settles the rest around it.
+.venv/installed: setup.cfg pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) torch
+	$(PIP) -e .
+	touch $@
+
+.venv/installed-for-tests: .venv/installed
+	$(PIP) -e '.[test]'
+	touch $@
