@@ -7,6 +7,7 @@ trained exactly once.
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,10 +19,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch.utils.data import Dataset
 
-from ..errors import DataError
+from ..errors import DataError, did_you_mean
 from ..store import write_atomic
 
-__all__ = ["EOS", "PackedBlocks", "TokenFile", "load_tokenizer", "pack", "train_tokenizer"]
+__all__ = ["EOS", "PackedBlocks", "TokenFile", "load_tokenizer", "pack", "read_documents", "train_tokenizer"]
 
 EOS = "<|endoftext|>"
 # Documents tokenised at a time: enough for every thread of `tokenizers`, little enough to keep in memory.
@@ -46,6 +47,42 @@ class TokenFile:
     text_bytes: int
     tokenizer_hash: str
     hash: str
+
+
+def read_documents(path: str | Path, column: str = "text") -> list[str]:
+    """The documents in a file, by `datasets`: a text file is one, a JSON-lines or Parquet file has one per row.
+
+    Args:
+        path: ``.txt``, ``.json``, ``.jsonl`` or ``.parquet``; text and JSON may be gzipped.
+        column: where rows keep their text.
+
+    Raises:
+        DataError: no such file, another format, no such column, or rows without text.
+    """
+    from datasets import Dataset as Table
+    from datasets.exceptions import DatasetGenerationError
+
+    path = Path(path)
+    suffix = next((end for end in path.suffixes[::-1] if end != ".gz"), "")
+    if not path.is_file() or suffix not in (".txt", ".json", ".jsonl", ".parquet"):
+        raise DataError(f"{path} is not a .txt, .json, .jsonl or .parquet file. Check the path, or convert the text.")
+    with tempfile.TemporaryDirectory() as cache:
+        try:
+            if suffix == ".txt":
+                table = Table.from_text(str(path), sample_by="document", cache_dir=cache)
+            elif suffix == ".parquet":
+                table = Table.from_parquet(str(path), cache_dir=cache)
+            else:
+                table = Table.from_json(str(path), cache_dir=cache)
+        except (DatasetGenerationError, ValueError, OSError) as error:
+            raise DataError(f"{path} cannot be read: {error.__cause__ or error}. Is it whole, and UTF-8?") from error
+        column = "text" if suffix == ".txt" else column
+        if column not in table.column_names:
+            raise DataError(f"{path} has no column {column!r}. {did_you_mean(column, table.column_names)}")
+        rows: list[Any] = table[column][:]
+    if wrong := [number for number, row in enumerate(rows, start=1) if not isinstance(row, str)]:
+        raise DataError(f"{path} has no text in {len(wrong)} rows, the first is row {wrong[0]}. Remove or fill them.")
+    return rows
 
 
 def train_tokenizer(documents: Iterable[str], vocab_size: int, folder: str | Path) -> Path:

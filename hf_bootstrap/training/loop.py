@@ -79,8 +79,8 @@ def _make_model(
         return model, None
     n_params_base = model.num_parameters()
     grown = bootstrap_from_pretrained(model, GrowthConfig.from_dict(spec.growth))
-    provenance = grown.config.hf_bootstrap
-    return grown, {"n_params_base": n_params_base, **provenance}
+    grown.set_attn_implementation(attention.name)
+    return grown, {"n_params_base": n_params_base, **grown.config.hf_bootstrap["growth"][-1]}
 
 
 def _start_folder(folder: RunFolder, spec: RunSpec) -> str:

@@ -1,12 +1,16 @@
 """Packing drops nothing, repeats nothing, and is read by position."""
 
+import gzip
+import json
+
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_bootstrap.errors import DataError
-from hf_bootstrap.training.data import EOS, PackedBlocks, load_tokenizer, pack, train_tokenizer
+from hf_bootstrap.training.data import EOS, PackedBlocks, load_tokenizer, pack, read_documents, train_tokenizer
 
 from .conftest import DOCUMENTS
 
@@ -71,3 +75,32 @@ def test_a_file_that_is_no_token_file_is_refused(content, tmp_path):
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
     with pytest.raises(DataError, match="no tokenizer"):
         load_tokenizer(str(tmp_path))
+
+
+def test_text_json_and_parquet_files_give_their_documents(tmp_path):
+    rows = ["one\n\ntwo\n", "three"]
+    (tmp_path / "a.txt").write_text(rows[0])
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
+    pd.DataFrame({"body": rows}).to_parquet(tmp_path / "c.parquet")
+    with gzip.open(tmp_path / "d.txt.gz", "wt") as file:
+        file.write(rows[0])
+    assert read_documents(tmp_path / "a.txt") == rows[:1]
+    assert read_documents(tmp_path / "b.jsonl") == rows
+    assert read_documents(tmp_path / "c.parquet", column="body") == rows
+    assert read_documents(tmp_path / "d.txt.gz") == rows[:1]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "x", "is not a .txt"),
+        ("a.jsonl", '{"txt": "x"}\n', "Did you mean 'txt'"),
+        ("a.jsonl", '{"text": null}\n{"text": "x"}\n', "row 1"),
+        ("a.jsonl", "{", "cannot be read"),
+        ("a.parquet", "not parquet", "cannot be read"),
+    ],
+)
+def test_files_without_text_are_refused(name, content, message, tmp_path):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=message):
+        read_documents(tmp_path / name)
