@@ -196,7 +196,7 @@ class RunSpec:
         start: ``<run_id>/<checkpoint folder>`` in the same study, a folder, or a Hub name.
         growth: fields of a `GrowthConfig`, applied to `start`.
         data: tokens to train on, a file under the study's folder; `data_offset` blocks are left out first.
-        eval_sets: name -> file of held-out tokens; the first is the primary one.
+        eval_sets: name -> file of held-out tokens; the one named as `domain` is the primary one.
         hashes: content of `data`, `tokenizer` and `eval_set`.
         tokens: trained tokens of the whole stage when the run ends, decay included.
         warmup_tokens, decay_tokens: lengths of the rise from 0 to `peak_lr` and of the fall to 0 at `tokens`.
@@ -242,8 +242,12 @@ class RunSpec:
         _check_schema(self.schema, RecordError)
         self._check_start()
         self._check_amounts()
-        if not self.eval_sets:
-            raise RecordError("a run without eval_sets measures nothing. Name at least one held-out set.")
+        # JSON objects have no order, so the primary set is known by its name.
+        if self.domain not in self.eval_sets:
+            raise RecordError(
+                f"eval_sets holds {brief(sorted(self.eval_sets))} but the run trains on {self.domain!r}; its loss is that "
+                "on held-out text of the same domain. Name one set after the domain."
+            )
         for what, path in (("data", self.data), ("tokenizer", self.tokenizer), *self.eval_sets.items()):
             if path is not None and (path in ("", ".") or _leads_out(path) or path.startswith("/")):
                 raise RecordError(

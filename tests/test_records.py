@@ -347,6 +347,14 @@ def test_a_run_that_could_not_be_carried_out_is_refused(change, match):
         RunSpec(**{**SPEC, **change})
 
 
+def test_the_primary_evaluation_is_of_the_run_s_own_domain_also_after_json():
+    sets = {"web": "w", "code": "c", "books": "b"}
+    spec = RunSpec(**{**SPEC, "domain": "code", "eval_sets": sets})
+    for same in (spec, RunSpec.from_dict(json.loads(canonical_json(spec.to_dict())))):
+        assert list(same.eval_sets) == ["code", "books", "web"]
+    assert list(RunSpec(**{**SPEC, "domain": "maths", "eval_sets": sets}).eval_sets) == ["books", "code", "web"]
+
+
 @pytest.mark.parametrize("start", ["run-1/checkpoint-3", "org/model", "gpt2", "/models/base", "a..b/c"])
 def test_weights_may_come_from_the_study_a_folder_or_the_hub(start):
     assert RunSpec(**{**SPEC, "start": start}).parent_run_id is None
