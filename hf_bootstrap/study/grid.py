@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hf_bootstrap.errors import StudyError
-from hf_bootstrap.records import RunSpec
+from ..errors import StudyError
+from ..records import RunSpec
 
 __all__ = ["Corpus", "Grid", "Method", "costs", "start_run_id", "tokens_needed"]
 
@@ -23,7 +23,7 @@ class Corpus:
         domain: short name, such as "docs".
         data: token file under the study's folder.
         data_hash: hash of its content.
-        eval_sets: name -> file of held-out tokens; the first is the primary one.
+        eval_sets: name -> file of held-out tokens; the one named as `domain` is the primary one.
         eval_hash: hash of the primary one.
     """
 

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from hf_bootstrap.units import format_duration
+from ..units import format_duration
 
 __all__ = ["Progress", "show_progress"]
 

@@ -7,10 +7,9 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hf_bootstrap.errors import StudyError
-from hf_bootstrap.records import RunSpec
-from hf_bootstrap.store import COMPLETE, RunFolder
-
+from ..errors import StudyError
+from ..records import RunSpec
+from ..store import COMPLETE, RunFolder
 from .grid import costs, start_run_id
 
 __all__ = ["Queue"]

@@ -11,10 +11,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from hf_bootstrap.errors import StudyError
-from hf_bootstrap.records import RunSpec, ScalingPoint, seal
-from hf_bootstrap.store import RunFolder, lock, write_atomic
-
+from ..errors import StudyError
+from ..records import RunSpec, ScalingPoint, seal
+from ..store import RunFolder, lock, write_atomic
 from .launch import PRELOAD, Window
 from .progress import Progress, show_progress
 from .queue import Queue

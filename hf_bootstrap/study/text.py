@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hf_bootstrap.errors import StudyError
+from ..errors import StudyError
 
 __all__ = ["Split", "content_hash", "documentation", "python_code", "split_documents"]
 

@@ -1,5 +1,9 @@
+import math
+from random import Random
+
 import pytest
 
+from hf_bootstrap.records import ScalingPoint
 from hf_bootstrap.study.grid import Corpus, Grid, Method
 
 DOCS = Corpus(domain="docs", data="docs.tokens", data_hash="d" * 8, eval_sets={"docs": "docs.held"}, eval_hash="e" * 8)
@@ -44,3 +48,50 @@ def make_tiny_grid() -> Grid:
 @pytest.fixture
 def tiny_grid() -> Grid:
     return make_tiny_grid()
+
+
+def points_of(grid: Grid, noise: float = 0.003) -> list[ScalingPoint]:
+    """Points as the runs of a grid would leave them if the founding law held; coefficients are made up."""
+    random = Random(0)
+    sizes = {2: 100_672, 4: 201_280, 128: 402_000}
+    points = []
+    for spec in grid.specs():
+        u, v = math.log(max(spec.base_tokens, 1)), math.log(spec.tokens)
+        two_stages, scratch = 8.42 - 0.4 * u - 0.55 * v + 0.025 * u * v, 4.6 - 0.3 * v
+        excess = two_stages if spec.base_tokens else scratch
+        growth, model = spec.growth or {}, spec.model or {}
+        if spec.resume:
+            stage = next(s for s in grid.specs() if s.run_id == spec.parent_run_id)
+            growth, model = stage.growth or {}, stage.model or {}
+        deep = growth.get("depth") or model.get("num_hidden_layers") == 4
+        wide = growth.get("width") or model.get("hidden_size") == 128
+        size = sizes[4 if deep else 128 if wide else 2]
+        points.append(
+            ScalingPoint(
+                run_id=spec.run_id,
+                parent_run_id=spec.parent_run_id,
+                base_run_id=spec.base_run_id,
+                base_checkpoint_id=spec.base_checkpoint_id,
+                base_decayed=spec.base_decayed,
+                method=spec.method,
+                domain=spec.domain,
+                seed=spec.seed,
+                step=spec.tokens // spec.batch_tokens,
+                base_tokens=spec.base_tokens,
+                tokens=spec.tokens,
+                batch_tokens=spec.batch_tokens,
+                peak_lr=spec.peak_lr,
+                n_params=size + 2 * 512 * 64,
+                n_params_non_embedding=size,
+                phase="end" if spec.decay_tokens else "stable",
+                loss=1.2 + math.exp(excess + random.gauss(0, noise)),
+                hashes=spec.hashes,
+                versions={"python": "3.11.7", "torch": "2.13.0"},
+            )
+        )
+    return points
+
+
+@pytest.fixture(scope="session")
+def demo_points(demo_grid) -> list[ScalingPoint]:
+    return points_of(demo_grid)
