@@ -245,8 +245,8 @@ class RunSpec:
         # JSON objects have no order, so the primary set is known by its name.
         if self.domain not in self.eval_sets:
             raise RecordError(
-                f"eval_sets holds {brief(sorted(self.eval_sets))} but the run trains on {self.domain!r}; its loss is that "
-                "on held-out text of the same domain. Name one set after the domain."
+                f"eval_sets holds {brief(sorted(self.eval_sets))} but the run trains on {brief(self.domain)}; its loss is "
+                "that on held-out text of the same domain. Name one set after the domain."
             )
         for what, path in (("data", self.data), ("tokenizer", self.tokenizer), *self.eval_sets.items()):
             if path is not None and (path in ("", ".") or _leads_out(path) or path.startswith("/")):

@@ -66,12 +66,13 @@ def specs(draw):
             ]
         )
     )
+    domain = draw(words)
     return RunSpec(
         method=draw(words),
-        domain=draw(words),
+        domain=domain,
         seed=draw(st.integers(-5, 2**63 - 1)),
         data="text/code.tokens",
-        eval_sets={"code": "text/code.held-out"},
+        eval_sets={domain: "text/code.held-out", "other": "text/other.held-out"},
         tokens=tokens,
         peak_lr=draw(st.floats(1e-9, 1.0)),
         batch_size=batch,
