@@ -135,7 +135,7 @@ def _problem(folder: RunFolder, code: int | None) -> str:
 def _work(path: str, run_one: str, counter: Any) -> None:
     """The life of one process: follow the parent into death, log, and do the run."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that clean-up code runs
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that clean-up code runs
     threading.Thread(target=_die_with_parent, daemon=True).start()
     _log_to(Path(path) / "log.txt")
     module, _, function = run_one.partition(":")
