@@ -44,8 +44,8 @@ def run_one(folder: RunFolder, report: Callable[[int], None] | None = None) -> N
     schedule = Schedule(tokens=spec.tokens, warmup_tokens=spec.warmup_tokens, decay_tokens=spec.decay_tokens)
     measure = ScalingCallback(
         {
-            name: PackedBlocks(folder.study / path, spec.sequence_length, keep_tail=True)
-            for name, path in spec.eval_sets.items()
+            name: PackedBlocks(folder.study / spec.eval_sets[name], spec.sequence_length, keep_tail=True)
+            for name in sorted(spec.eval_sets, key=lambda name: name != spec.domain)  # the primary set first
         },
         marks=spec.marks,
         points_file=folder.points_file,

@@ -60,6 +60,13 @@ def test_a_run_leaves_points_with_exact_counts_and_done(here):
     assert last.flops == pytest.approx(20 * 32 * (6 * (last.n_params_non_embedding - 80 + 300 * 16) + 6 * 2 * 16 * 16))
 
 
+def test_the_loss_is_that_on_the_domain_trained_on_whatever_the_sets_are_called(here):
+    sets = {"aaa": "train.safetensors", "words": "held.safetensors", "zzz": "train.safetensors"}
+    point = carry_out(here, spec(eval_sets=sets)).points()[-1]
+    assert set(point.eval) == set(sets)
+    assert point.loss == point.eval["words"]["sum"] / point.eval["words"]["count"] != point.eval["aaa"]["sum"]
+
+
 def test_progress_is_reported_in_trained_tokens(here):
     seen = []
     run_one(RunFolder.create(here, spec()), seen.append)
