@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import FitError, did_you_mean
 from .terms import FloatArray, Form, Logs
@@ -18,9 +19,12 @@ __all__ = ["OBJECTIVES", "Fit", "Minimum", "fit_form", "minimise", "refit"]
 OBJECTIVES = ("huber", "lsq")
 
 # Huber's loss at 1e-3 is almost a sum of absolute values, whose kinks stall a Newton method that starts
-# far away; each wider loss leads to the next.
-_DELTAS = (0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6, 3e-7)
-_STEPS, _LAST_STEPS = 30, 200
+# far away; each wider loss leads to the next, this much narrower one.
+_NARROWING = 2.5
+# How far below the smallest ln L the log of the floor may sink: E = 1e-6 of it cannot be told from none.
+_DEEPEST = 14.0
+_STEPS, _FEW_STEPS, _LAST_STEPS = 30, 60, 200
+_FEW_PROBLEMS = 64
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -73,6 +77,7 @@ class _State:
     value: FloatArray  # (problems,)
     gradient: FloatArray  # (problems, parameters)
     hessian: FloatArray  # (problems, parameters, parameters)
+    kinks: FloatArray  # the same shape: what the rows beyond delta would add if their loss were a parabola
 
 
 def _evaluate(
@@ -101,7 +106,9 @@ def _evaluate(
             hessian -= np.swapaxes(force[..., None] * term.slope, 1, 2) @ term.slope
         if term.curvature is not None:
             hessian -= np.einsum("bn,bnpq->bpq", force, term.curvature)
-    return _State(value, gradient, hessian)
+    beyond = weights * (np.abs(residual) > delta) * delta / np.maximum(np.abs(residual), delta)
+    kinks = np.swapaxes(beyond[..., None] * slope, 1, 2) @ slope
+    return _State(value, gradient, hessian, kinks)
 
 
 def _whiten(form: Form, logs: Logs, theta: FloatArray) -> FloatArray:
@@ -128,13 +135,19 @@ def _newton(
     log_loss, weights = (np.broadcast_to(x, (problems, x.shape[1])) for x in (log_loss, weights))
     basis = np.broadcast_to(_whiten(form, logs, theta), (problems, k, k))
     state = _evaluate(form, logs, log_loss, weights, theta, delta)
-    value, gradient, hessian = state.value, state.gradient, state.hessian
+    value, gradient, hessian, kinks = state.value, state.gradient, state.hessian, state.kinks
+    soft = np.zeros(problems)
+    floor = form.parameters.index("E") if "E" in form.parameters else None
+    lowest = float(log_loss.min()) - _DEEPEST
     decrement = np.full(problems, np.inf)
     damping = np.full(problems, 1e-3)
     active = np.arange(problems)
     for _ in range(steps):
+        if floor is not None:
+            _rest_at_bound(floor, theta[active, floor] <= lowest, active, gradient, hessian, kinks)
         turned = basis[active]
-        curvature, vectors = np.linalg.eigh(np.swapaxes(turned, 1, 2) @ hessian[active] @ turned)
+        model = hessian[active] + soft[active, None, None] * kinks[active]
+        curvature, vectors = np.linalg.eigh(np.swapaxes(turned, 1, 2) @ model @ turned)
         curvature = np.abs(curvature)
         largest = np.maximum(curvature.max(axis=1, keepdims=True), 1e-300)
         pulled = np.einsum("bpq,bp->bq", turned @ vectors, gradient[active])
@@ -146,17 +159,32 @@ def _newton(
         largest, pulled = largest[going], pulled[going]
         step = -np.einsum("bpq,bq->bp", turned @ vectors, pulled / (curvature + damping[active, None] * largest))
         trial = theta[active] + np.clip(step, -20, 20)
+        if floor is not None:
+            trial[:, floor] = np.maximum(trial[:, floor], lowest)
         with np.errstate(over="ignore", invalid="ignore"):
             new = _evaluate(form, logs, log_loss[active], weights[active], trial, delta)
         better = new.value < value[active]
         won = active[better]
         theta[won], value[won] = trial[better], new.value[better]
-        gradient[won], hessian[won] = new.gradient[better], new.hessian[better]
+        gradient[won], hessian[won], kinks[won] = new.gradient[better], new.hessian[better], new.kinks[better]
+        # A step that failed crossed kinks; let the rows beyond them resist the next one.
+        soft[active] = np.where(better, soft[active] / 4, 1.0)
         damping[active] = np.where(better, damping[active] / 8, damping[active] * 6)
         damping = np.maximum(damping, 1e-14)
         # No direction improves any more: what is left is rounding.
         active = active[damping[active] < 1e8]
     return Minimum(theta=theta, value=value, decrement=decrement)
+
+
+def _rest_at_bound(
+    index: int, low: npt.NDArray[np.bool_], active: npt.NDArray[np.int64], gradient: FloatArray, *matrices: FloatArray
+) -> None:
+    """Take a parameter that would sink below its bound out of the step, in place."""
+    resting = active[low & (gradient[active, index] > 0)]
+    gradient[resting, index] = 0
+    for matrix in matrices:
+        matrix[resting, index, :] = 0
+        matrix[resting, :, index] = 0
 
 
 def minimise(
@@ -177,13 +205,13 @@ def minimise(
         log_loss: (problems or 1, rows), ln of the losses.
         weights: (problems or 1, rows), not negative; 0 leaves a row out.
         starts: (problems, parameters).
-        delta: Huber's delta; infinite for least squares.
+        delta: Huber's delta; 1e6 makes it least squares.
         widest: come down to `delta` from losses this wide; 0 goes straight to it, which is faster and less sure.
     """
-    theta = starts
-    if np.isfinite(delta):
-        for wide in (d for d in _DELTAS if delta < d <= widest):
-            theta = _newton(form, logs, log_loss, weights, theta, wide, _STEPS).theta
+    theta, wide = starts, widest
+    while wide > 1.5 * delta:
+        theta = _newton(form, logs, log_loss, weights, theta, wide, _STEPS).theta
+        wide /= _NARROWING
     return _newton(form, logs, log_loss, weights, theta, delta, _LAST_STEPS)
 
 
@@ -210,7 +238,7 @@ def fit_form(form: Form, logs: Logs, loss: FloatArray, *, objective: str = "hube
             f"{rows} points cannot determine the {k} parameters of {form.name!r} ({', '.join(form.parameters)}): "
             "any noise would be fitted exactly. Measure more points, or choose a form with fewer parameters."
         )
-    edge = delta if objective == "huber" else np.inf
+    edge = _edge(objective, delta)
     log_loss = np.log(loss)
     ones = np.ones((1, rows))
     found = minimise(form, logs, log_loss[None], ones, form.starts(logs, loss), delta=edge)
@@ -244,34 +272,37 @@ def refit(
 ) -> Minimum:
     """Fit the same form again with other weights or other losses, from the optimum of `fit`.
 
-    Every problem is solved directly and by coming down from wider losses, and the lower answer kept.
+    Every problem is solved directly from that optimum. Those that did not converge, and all of a small
+    batch, are also solved by coming down from wider losses, and the lower answer is kept.
 
     Args:
         fit: whose form, objective, delta and optimum to use.
         logs: as given to `fit_form`.
         loss: (problems or 1, rows).
         weights: (problems or 1, rows).
-        starts: further thetas (parameters,) to begin from.
+        starts: further thetas (parameters,) to begin the second solution from.
     """
-    edge = fit.delta if fit.objective == "huber" else np.inf
     problems = max(len(loss), len(weights))
-    log_loss = np.log(loss)
-    best: Minimum | None = None
-    for start in (fit.theta, *starts):
-        for widest in (0.0, 0.03) if np.isfinite(edge) else (0.0,):
-            first = np.broadcast_to(start, (problems, len(start)))
-            found = minimise(fit.form, logs, log_loss, weights, first, delta=edge, widest=widest)
-            if best is None:
-                best = found
-                continue
-            better = found.value < best.value
-            best = Minimum(
-                theta=np.where(better[:, None], found.theta, best.theta),
-                value=np.where(better, found.value, best.value),
-                decrement=np.where(better, found.decrement, best.decrement),
-            )
-    assert best is not None
+    log_loss = np.broadcast_to(np.log(loss), (problems, loss.shape[1]))
+    weights = np.broadcast_to(weights, log_loss.shape)
+    edge = _edge(fit.objective, fit.delta)
+    best = _newton(fit.form, logs, log_loss, weights, np.tile(fit.theta, (problems, 1)), edge, _FEW_STEPS)
+    doubtful = np.arange(problems)
+    if problems > _FEW_PROBLEMS:
+        doubtful = np.flatnonzero(best.decrement > 1e-6 * best.value + 1e-20)
+    for start in (fit.theta, *starts) if len(doubtful) else ():
+        first = np.tile(start, (len(doubtful), 1))
+        found = minimise(
+            fit.form, logs, log_loss[doubtful], weights[doubtful], first, delta=edge, widest=16 * fit.delta
+        )
+        better = found.value < best.value[doubtful]
+        for whole, part in ((best.theta, found.theta), (best.value, found.value), (best.decrement, found.decrement)):
+            whole[doubtful[better]] = part[better]
     return best
+
+
+def _edge(objective: str, delta: float) -> float:
+    return delta if objective == "huber" else 1e6  # no log residual is beyond it, so Huber's loss is a square
 
 
 def _slopes(form: Form, logs: Logs, theta: FloatArray) -> FloatArray:

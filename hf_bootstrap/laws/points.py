@@ -78,7 +78,7 @@ class Points:
             notes = list(data.left_out)
         else:
             table, records, notes = _load(data)
-        table = _rename(table, columns or {})
+        table = _label_text(_rename(table, columns or {}))
         rows = {len(column) for column in table.values()}
         if len(rows) != 1:
             lengths = ", ".join(f"{name} {len(column)}" for name, column in table.items())
@@ -249,6 +249,15 @@ def _rename(table: dict[str, ObjectArray], columns: Mapping[str, str]) -> dict[s
     return table
 
 
+def _label_text(table: dict[str, ObjectArray]) -> dict[str, ObjectArray]:
+    """Ids are text wherever they came from, so that a table and its copy on disk agree; empty ones are None."""
+    text = {}
+    for name in _LABELS:
+        if name in table:
+            text[name] = _column(None if v is None or v != v or v == "" else str(v) for v in table[name])
+    return {**table, **text}
+
+
 def _check_where(table: Mapping[str, ObjectArray], where: Mapping[str, Any]) -> None:
     for column in where:
         if column not in table:
@@ -257,7 +266,8 @@ def _check_where(table: Mapping[str, ObjectArray], where: Mapping[str, Any]) -> 
 
 def _matching(table: Mapping[str, ObjectArray], column: str, wanted: Any) -> npt.NDArray[np.bool_]:
     options = list(wanted) if isinstance(wanted, list | tuple | set) else [wanted]
-    chosen = np.array([value in options for value in table[column]], dtype=bool)
+    words = {str(option) for option in options}
+    chosen = np.array([value in options or str(value) in words for value in table[column]], dtype=bool)
     if column == "method" and "base_tokens" in table:
         # The from-scratch rows are the yardstick of every method.
         chosen |= table["base_tokens"] == 0

@@ -1,0 +1,271 @@
+"""A law once its parameters are known: frozen, and able to answer any question with its uncertainty.
+
+`law` gives it a face, `decisions` and `figures` ask it questions, `law_file` writes it down.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import FitError, PredictionError
+from ..units import format_count
+from .checks import run_checks
+from .fitting import fit_form
+from .points import Points
+from .resampling import Replicates, no_replicates, replicate
+from .scratch import WithScratch
+from .terms import FloatArray, Form
+
+__all__ = ["FittedLaw", "LawLike", "Prediction", "Question", "completed", "fit_law", "known_law", "shaped"]
+
+Question = Callable[[FloatArray], FloatArray]  # thetas (problems, parameters) -> answers (problems, ...)
+Numbers = npt.ArrayLike
+
+
+class LawLike(Protocol):
+    """Something with a fitted law and its points: a `ScalingLaw`."""
+
+    @property
+    def fitted(self) -> "FittedLaw":
+        """The law."""
+
+    @property
+    def points_(self) -> Points | None:
+        """The rows it was fitted to, where they are at hand."""
+
+
+MAX_REACH = 2.0  # decades beyond the data
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prediction:
+    """An answer with its interval: floats when every argument was a number, else arrays.
+
+    Attributes:
+        value: the law's answer.
+        low, high: the interval of the law itself (a new run scatters around it); None where it is not known.
+        reach: decades beyond the data, 0 inside them; None for a law that does not know its data.
+    """
+
+    value: float | FloatArray
+    low: float | FloatArray | None
+    high: float | FloatArray | None
+    reach: float | FloatArray | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FittedLaw:
+    """A form with parameters, and what is known of where they came from.
+
+    Attributes:
+        theta: (parameters,), see `Form`.
+        replicates: joint refits, the source of every interval.
+        ranges: column -> smallest and largest value in the data; empty for published parameters.
+        n_points, n_scratch: rows fitted, and how many of them had base_tokens 0.
+        error: mean of |measured / predicted - 1|; None for published parameters.
+        warnings: what the checks said.
+        points_digest: SHA-256 of the rows.
+    """
+
+    form: Form
+    objective: str
+    delta: float
+    theta: FloatArray
+    replicates: Replicates
+    ranges: Mapping[str, tuple[float, float]]
+    n_points: int
+    n_scratch: int
+    error: float | None
+    warnings: tuple[str, ...]
+    points_digest: str | None
+
+    def ask(self, question: Question, level: float = 0.95) -> tuple[FloatArray, tuple[FloatArray, FloatArray] | None]:
+        """Anything that can be computed from the parameters, with its interval.
+
+        Args:
+            question: thetas (problems, parameters) -> answers (problems, ...), on the scale on which errors
+                are symmetric.
+            level: nominal coverage.
+
+        Returns:
+            The answer, and (low, high) or None without replicates.
+        """
+        value = np.asarray(question(self.theta[None])[0])
+        if self.replicates.method == "none":
+            return value, None
+        return value, self.replicates.interval(value, question(self.replicates.theta), level)
+
+    def params(self) -> dict[str, float]:
+        """The parameters under the names people use."""
+        return self.form.to_params(self.theta)
+
+    def interval(self, name: str, level: float = 0.95) -> tuple[float, float] | None:
+        """The interval of one parameter, or None where it is not known."""
+        index = self.form.parameters.index(name)
+        # A floor is bounded by 0 and known by its size; other positive parameters by their ratio.
+        as_log = name in self.form.positive and name != "E"
+        as_size = name == "E"
+
+        def question(theta: FloatArray) -> FloatArray:
+            return np.exp(theta[:, index]) if as_size else theta[:, index]
+
+        _, found = self.ask(question, level)
+        if found is None or not np.isfinite(found).all():
+            return None
+        low, high = (float(np.exp(min(float(x), 700.0))) if as_log else float(x) for x in found)
+        return (max(low, 0.0), high) if as_size else (low, high)
+
+    def logs(self, columns: Mapping[str, Numbers | None]) -> tuple[dict[str, FloatArray], tuple[int, ...]]:
+        """The ln of the columns this form reads, flat, with the shape they broadcast to.
+
+        Raises:
+            PredictionError: a column is missing, or holds what no run can have.
+        """
+        given = {}
+        for name in self.form.columns:
+            values = columns.get(name)
+            if values is None:
+                raise PredictionError(f"The form {self.form.name!r} needs {name}=: {self.form.formula}")
+            array = np.asarray(values, dtype=float)
+            if not np.all(np.isfinite(array) & (array >= 0)):
+                raise PredictionError(f"{name} is {values!r}; it must be finite and not negative.")
+            if np.any(array == 0) and not (name == "base_tokens" and self.form.covers_scratch):
+                raise PredictionError(
+                    f"{name} is 0, where this law says nothing: {self.form.formula}"
+                    + (". Fit it together with from-scratch rows to compare." if name == "base_tokens" else "")
+                )
+            given[name] = array
+        arrays = np.broadcast_arrays(*given.values())
+        with np.errstate(divide="ignore"):
+            flat = {name: np.log(array.ravel()) for name, array in zip(given, arrays, strict=True)}
+        return flat, arrays[0].shape
+
+    def reach(self, logs: Mapping[str, FloatArray]) -> FloatArray | None:
+        """Decades by which each row lies beyond the data, along its worst column."""
+        if not self.ranges:
+            return None
+        worst = np.zeros(len(next(iter(logs.values()))))
+        for name, values in logs.items():
+            low, high = (float(np.log(edge)) for edge in self.ranges[name])
+            beyond = np.maximum(low - values, values - high) / np.log(10)
+            worst = np.maximum(worst, np.where(np.isfinite(values), beyond, 0.0))
+        return worst
+
+    def predict(self, columns: Mapping[str, Numbers | None], *, level: float, extrapolate: bool) -> Prediction:
+        """See `ScalingLaw.predict`."""
+        logs, shape = self.logs(columns)
+        reach = self.reach(logs)
+        if not extrapolate:
+            self._refuse_far(reach)
+            self._refuse_rising(logs)
+        value, found = self.ask(lambda theta: self.form.log_loss(logs, theta), level)
+        low, high = (None, None) if found is None else (shaped(np.exp(x), shape) for x in found)
+        return Prediction(
+            value=shaped(np.exp(value), shape),
+            low=low,
+            high=high,
+            reach=None if reach is None else shaped(reach, shape),
+        )
+
+    def _refuse_far(self, reach: FloatArray | None) -> None:
+        if reach is not None and np.any(reach > MAX_REACH):
+            ranges = "; ".join(
+                f"{name} {format_count(low)} to {format_count(high)}" for name, (low, high) in self.ranges.items()
+            )
+            raise PredictionError(
+                f"This is {reach.max():.1f} decades beyond the data ({ranges}); nothing there checks the law. "
+                "Ask nearer to the data, or say extrapolate=True and carry the risk."
+            )
+
+    def _refuse_rising(self, logs: Mapping[str, FloatArray]) -> None:
+        for name, values in (self.form.exponents(logs, self.theta[None]) or {}).items():
+            if np.any(values <= 0):
+                raise PredictionError(
+                    f"There the exponent of {name} is {np.nanmin(values):.3g}: the law says loss rises with more of "
+                    "them, which is where its formula ends, not what a model does. Ask nearer to the data, or say "
+                    "extrapolate=True."
+                )
+
+
+def shaped(values: FloatArray, shape: tuple[int, ...]) -> float | FloatArray:
+    """Flat values in their shape; a float where that is ()."""
+    return float(values[0]) if shape == () else values.reshape(shape)
+
+
+def completed(form: Form, points: Points) -> tuple[Form, Points]:
+    """The form and the rows it is fitted to: rows from scratch get a branch where the form diverges.
+
+    Three such rows at different token counts are needed for the branch; fewer are left out, with a note.
+    """
+    scratch = points.from_scratch
+    if form.covers_scratch or not scratch.any() or "base_tokens" not in form.columns:
+        return form, points
+    if scratch.all():
+        raise FitError(
+            f"All {len(points)} points are from scratch (base_tokens 0), where the form {form.name!r} diverges. "
+            "Fit a one-stage form such as 'total_tokens'."
+        )
+    if len(np.unique(points.tokens[scratch])) >= 3:
+        return WithScratch(form), points
+    reason = f"{int(scratch.sum())} from-scratch rows left out: their curve needs at least 3 token counts."
+    return form, points.take(~scratch, reason)
+
+
+def fit_law(
+    form: Form, points: Points, *, objective: str = "huber", delta: float = 1e-3, resamples: int = 1000
+) -> tuple[FittedLaw, Points]:
+    """Fit, resample and check.
+
+    Returns:
+        The law, and the rows it used (see `completed`).
+
+    Raises:
+        FitError: points that cannot support the form.
+        PointError: a column the form reads is missing.
+    """
+    form, points = completed(form, points)
+    fit = fit_form(form, points.logs(form), points.loss, objective=objective, delta=delta)
+    replicates = replicate(fit, points, resamples=resamples)
+    ranges = {}
+    for name in form.columns:
+        column = getattr(points, name)
+        column = column[column > 0]
+        ranges[name] = (float(column.min()), float(column.max())) if len(column) else (1.0, 1.0)
+    law = FittedLaw(
+        form=form,
+        objective=objective,
+        delta=float(delta),
+        theta=fit.theta,
+        replicates=replicates,
+        ranges=ranges,
+        n_points=len(points),
+        n_scratch=int(points.from_scratch.sum()),
+        error=float(np.mean(np.abs(np.expm1(fit.residuals)))),
+        warnings=run_checks(points, fit, replicates),
+        points_digest=points.digest(),
+    )
+    return law, points
+
+
+def known_law(form: Form, params: Mapping[str, float]) -> FittedLaw:
+    """A law with published parameters, about whose data and uncertainty nothing is known."""
+    if "A_scratch" in params and "A_scratch" not in form.parameters:
+        form = WithScratch(form)
+    theta = form.to_theta(params)
+    note = "These parameters were given, not fitted: there are no intervals, and no data to measure distances from."
+    return FittedLaw(
+        form=form,
+        objective="given",
+        delta=float("nan"),
+        theta=theta,
+        replicates=no_replicates(len(theta), unit="none", clusters=0, notes=(note,)),
+        ranges={},
+        n_points=0,
+        n_scratch=0,
+        error=None,
+        warnings=(note,),
+        points_digest=None,
+    )

@@ -1,0 +1,228 @@
+"""`ScalingLaw`: fit a law to points, read it, ask it, keep it.
+
+The work is done by the other modules of this room: `points` reads, `fitting` fits, `resampling` and `checks`
+say how sure it is, `decisions` answers, `law_file` and `card` write it down.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import LawError, LawFileError, NotFittedError, did_you_mean
+from ..records import seal
+from ..store import write_atomic
+from . import decisions
+from .decisions import Decision
+from .fitted import FittedLaw, Prediction, fit_law, known_law, shaped
+from .forms import find_form
+from .law_file import LAW_FILE, read_law, write_law
+from .points import Points
+from .report import summary_text
+from .terms import FloatArray, Form
+
+__all__ = ["ScalingLaw"]
+
+
+class ScalingLaw:
+    """A scaling law of one or two training stages.
+
+    Rows from scratch (base_tokens 0) join the fit: forms that cover them take them as they are, the others get
+    a branch of their own with the same floor, and with it an answer to `crossover`.
+
+    Args:
+        form: a name in `FORMS`, or a `Form`.
+        objective: "huber", robust against outliers, or "lsq", least squares of log loss.
+        delta: where Huber's loss turns from squares to absolute values, in nats of log loss; 1e-3 is what the
+            field uses, and close to absolute values.
+        resamples: refits of the bootstrap behind the intervals.
+
+    Attributes (after `fit`):
+        params_: name -> value, in raw tokens and natural logs.
+        stderr_: name -> half of the 68.3% interval, or None where it is not known.
+        n_points_: rows fitted.
+        checks_: the numbered warnings of `summary`.
+        points_: the rows, where they are at hand.
+    """
+
+    def __init__(
+        self, form: str | Form = "bootstrap", objective: str = "huber", delta: float = 1e-3, resamples: int = 1000
+    ) -> None:
+        self.form = form
+        self.objective = objective
+        self.delta = delta
+        self.resamples = resamples
+
+    def fit(
+        self, points: Any, where: Mapping[str, Any] | None = None, columns: Mapping[str, str] | None = None
+    ) -> Self:
+        """Fit the law; see `Points.read` for what points can be and which rows are used.
+
+        Raises:
+            PointError: points no law can use.
+            FitError: points that cannot support this form.
+            LawError: no form has this name.
+        """
+        rows = Points.read(points, where=where, columns=columns)
+        law, rows = fit_law(
+            find_form(self.form), rows, objective=self.objective, delta=self.delta, resamples=self.resamples
+        )
+        return self._learn(law, rows)
+
+    @classmethod
+    def from_params(cls, form: str | Form = "bootstrap", /, **params: float) -> Self:
+        """A law with published parameters: predictions without intervals.
+
+        Example:
+            ``ScalingLaw.from_params("chinchilla", A=482.01, B=2085.43, E=1.8172, alpha=0.3478, beta=0.3658)``
+        """
+        return cls(form)._learn(known_law(find_form(form), params), None)
+
+    @property
+    def fitted(self) -> FittedLaw:
+        """The frozen law behind this face.
+
+        Raises:
+            NotFittedError: `fit` was not called.
+        """
+        law = self.__dict__.get("_law")
+        if law is None:
+            raise NotFittedError("This ScalingLaw has no parameters yet. Call fit(points), or from_pretrained(folder).")
+        assert isinstance(law, FittedLaw)
+        return law
+
+    def interval(self, name: str, level: float = 0.95) -> tuple[float, float] | None:
+        """The interval (low, high) of a parameter; None where it is not known, and `checks_` say why."""
+        if name not in self.fitted.form.parameters:
+            raise LawError(f"There is no parameter {name!r}. {did_you_mean(name, self.fitted.form.parameters)}")
+        return self.fitted.interval(name, level)
+
+    def predict(
+        self,
+        *,
+        base_tokens: npt.ArrayLike | None = None,
+        tokens: npt.ArrayLike | None = None,
+        n_params: npt.ArrayLike | None = None,
+        level: float = 0.95,
+        extrapolate: bool = False,
+    ) -> Prediction:
+        """The loss in nats per token, with its interval and how far it lies beyond the data.
+
+        Args:
+            base_tokens: D1; 0 asks for training from scratch.
+            tokens: D2, or the tokens of a one-stage law.
+            n_params: N, for forms that read it.
+            level: nominal coverage of the interval of the law's curve (a new run scatters around it).
+            extrapolate: answer also beyond two decades, and where the formula says loss rises with tokens.
+
+        Raises:
+            PredictionError: an argument is missing or impossible, or the answer would rest on nothing.
+        """
+        asked = {"base_tokens": base_tokens, "tokens": tokens, "n_params": n_params}
+        return self.fitted.predict(asked, level=level, extrapolate=extrapolate)
+
+    def exponent(self, base_tokens: npt.ArrayLike, level: float = 0.95) -> Prediction:
+        """How fast the second stage lowers the loss: alpha2 - alpha3 ln D1 of the bootstrap law.
+
+        Raises:
+            LawError: the form has no exponent that is the same for all D2.
+        """
+        law = self.fitted
+        logs, shape = law.logs({"base_tokens": base_tokens, "tokens": np.ones_like(np.asarray(base_tokens, float))})
+        if law.form.exponents(logs, law.theta[None]) is None:
+            raise LawError(f"The form {law.form.name!r} has no exponent of D2 at fixed D1: {law.form.formula}")
+
+        def question(theta: FloatArray) -> FloatArray:
+            exponents = law.form.exponents(logs, theta)
+            assert exponents is not None
+            return exponents["tokens"]
+
+        value, found = law.ask(question, level)
+        low, high = (None, None) if found is None else (shaped(x, shape) for x in found)
+        reach = law.reach({"base_tokens": logs["base_tokens"]})
+        far = None if reach is None else shaped(reach, shape)
+        return Prediction(value=shaped(value, shape), low=low, high=high, reach=far)
+
+    def crossover(
+        self, *, base_tokens: float, scratch: "ScalingLaw | None" = None, n_params: float | None = None
+    ) -> Decision:
+        """Up to how many second-stage tokens reuse beats training from scratch; see `decisions.crossover`."""
+        rival = None if scratch is None else scratch.fitted
+        return decisions.crossover(self.fitted, base_tokens=base_tokens, scratch=rival, n_params=n_params)
+
+    def saturation(self) -> Decision:
+        """The base tokens at which the second stage's exponent reaches 0; see `decisions.saturation`."""
+        return decisions.saturation(self.fitted)
+
+    def summary(self) -> str:
+        """The law as a page of text: parameters with intervals, and numbered warnings."""
+        return summary_text(self.fitted)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `law.json`, the points, a card (`README.md`) and figures into a folder.
+
+        Raises:
+            LawError: the form has no name.
+            StoreError: the folder cannot be written.
+        """
+        from .card import card_text
+        from .figures import save_figures
+
+        folder = Path(folder)
+        names = []
+        if self.points_ is not None:
+            _write_points(self.points_, folder)
+            names = save_figures(self, folder / "figures")
+        write_atomic(folder / "README.md", card_text(self, names))
+        write_law(self.fitted, folder / LAW_FILE)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Self:
+        """Read a law that `save_pretrained` wrote; its predictions are equal to the last bit.
+
+        Raises:
+            LawFileError: the law, or the points beside it, are missing, changed or of another version.
+        """
+        law = read_law(Path(folder) / LAW_FILE)
+        form = getattr(law.form, "inner", law.form)
+        objective, delta = ("huber", 1e-3) if law.objective == "given" else (law.objective, law.delta)
+        return cls(form.name, objective, delta)._learn(law, _read_points(Path(folder), law))
+
+    def __repr__(self) -> str:
+        if "_law" not in self.__dict__:
+            return f"ScalingLaw(form={self.form!r}, objective={self.objective!r}, delta={self.delta!r})"
+        told = ", ".join(f"{name}={value:.4g}" for name, value in self.params_.items())
+        return f"<ScalingLaw {self.fitted.form.name}: {told}; {self.n_points_} points>"
+
+    def _learn(self, law: FittedLaw, points: Points | None) -> Self:
+        self._law = law
+        self.points_: Points | None = points
+        self.params_ = law.params()
+        self.n_points_ = law.n_points
+        self.checks_ = law.warnings
+        intervals = {name: law.interval(name, 0.683) for name in self.params_}
+        self.stderr_ = {n: None if found is None else (found[1] - found[0]) / 2 for n, found in intervals.items()}
+        return self
+
+
+def _write_points(points: Points, folder: Path) -> None:
+    for name in ("points.jsonl", "points.csv"):
+        (folder / name).unlink(missing_ok=True)
+    if points.records is None:
+        write_atomic(folder / "points.csv", points.to_csv())
+    else:
+        write_atomic(folder / "points.jsonl", "".join(seal(record.to_dict()) + "\n" for record in points.records))
+
+
+def _read_points(folder: Path, law: FittedLaw) -> Points | None:
+    for name in ("points.jsonl", "points.csv"):
+        if (folder / name).exists():
+            points = Points.read(folder / name)
+            if points.digest() != law.points_digest:
+                raise LawFileError(
+                    f"{folder / name} does not hold the points this law was fitted to. Fit again, or remove the file."
+                )
+            return points
+    return None
