@@ -245,7 +245,7 @@ class RunSpec:
         # JSON objects have no order, so the primary set is known by its name.
         if self.domain not in self.eval_sets:
             raise RecordError(
-                f"eval_sets holds {brief(sorted(self.eval_sets))} but the run trains on {brief(self.domain)}; its loss is "
+                f"eval_sets holds {brief(sorted(self.eval_sets))} but the domain is {brief(self.domain)}; a loss is "
                 "that on held-out text of the same domain. Name one set after the domain."
             )
         for what, path in (("data", self.data), ("tokenizer", self.tokenizer), *self.eval_sets.items()):

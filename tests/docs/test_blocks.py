@@ -1,0 +1,80 @@
+"""The code in README and docs runs, its commands exist, and its links lead somewhere."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .pages import PAGES, ROOT, blocks, name_of, without_blocks
+
+PYTHON_PAGES = [page for page in PAGES if blocks(page, "python")]
+COMMANDS = sorted({line for page in PAGES for _, code in blocks(page, "bash") for line in code.splitlines()})
+LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"")
+
+RUNNER = """
+import sys
+namespace = {"__name__": "__main__"}
+for line, code in BLOCKS:
+    exec(compile("\\n" * (line - 1) + code, PAGE, "exec"), namespace)
+"""
+
+
+def test_the_readme_shows_the_library_and_the_command_line():
+    assert ROOT / "README.md" in PYTHON_PAGES
+    assert [words[0] for _, words in our_commands()]
+
+
+@pytest.mark.parametrize("page", PYTHON_PAGES, ids=name_of)
+def test_the_python_of_a_page_runs_from_top_to_bottom(page, tmp_path):
+    script = f"PAGE, BLOCKS = {str(page)!r}, {blocks(page, 'python')!r}\n{RUNNER}"
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def our_commands():
+    """(command, its words) of every line in a bash block that calls `hf-bootstrap` or `make`."""
+    for line in COMMANDS:
+        words = shlex.split(line, comments=True)
+        if words[:1] in (["hf-bootstrap"], ["make"]):
+            yield line, words
+
+
+@pytest.mark.parametrize(
+    ("line", "words"), list(our_commands()), ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_a_command_shown_exists_with_its_options(line, words):
+    if words[0] == "make":
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert set(words[1:]) <= set(targets)
+        return
+    verb = [word for word in words[1:2] if not word.startswith("-")]
+    asked = [sys.executable, "-m", "hf_bootstrap.cli.main", *verb, "--help"]
+    done = subprocess.run(
+        asked, capture_output=True, text=True, check=False, env={"PATH": "/usr/bin:/bin", "COLUMNS": "200"}
+    )
+    assert done.returncode == 0, done.stderr
+    for option in (word.partition("=")[0] for word in words if word.startswith("--")):
+        assert option in done.stdout, f"{line}: no option {option}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_relative_links_lead_somewhere(page):
+    targets = [a or b for a, b in LINK.findall(without_blocks(page))]
+    missing = []
+    for target in targets:
+        path, _, anchor = target.partition("#")
+        if re.match(r"[a-z]+:", target):
+            continue
+        file = Path(page.parent, path) if path else page
+        if not file.exists() or (anchor and file.suffix == ".md" and anchor not in anchors(file)):
+            missing.append(target)
+    assert missing == []
+
+
+def anchors(page):
+    """The anchors GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", without_blocks(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
