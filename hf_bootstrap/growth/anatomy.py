@@ -120,12 +120,13 @@ class _Probe:
         shapes: Mapping[str, tuple[int, ...]],
         larger: Mapping[str, tuple[int, ...]],
     ) -> None:
-        self.model, self.sizes, self.width, self.shapes, self.larger = model, sizes, head_width, shapes, larger
+        self.model, self.sizes, self.shapes, self.larger = model, sizes, shapes, larger
         ratios = Counter(
             b // a for name in shapes for a, b in zip(shapes[name], larger[name], strict=True) if a and b % a == 0
         )
         # An axis that follows the heads alone shows that the head width is a number of its own.
         self.derives_head_width = not ratios[_PROBE["heads"]]
+        self.width = sizes["hidden"] // sizes["heads"] if self.derives_head_width else head_width
         self.vectors = self._lengths_written_and_read()
 
     def _lengths_written_and_read(self) -> set[tuple[int, int]]:

@@ -3,6 +3,7 @@
 The whole job on one page: open, plan, write, verify. Models larger than memory are not for this module.
 """
 
+import copy
 import os
 from importlib.metadata import version
 from typing import Any
@@ -87,15 +88,17 @@ def _build_like(source: PreTrainedModel, plan: GrowthPlan) -> PreTrainedModel:
     # Built with real storage, because buffers that no checkpoint holds (rotary frequencies) are computed on the
     # way. The random weights it starts with are replaced; the caller's random state stays as it was.
     with torch.random.fork_rng(devices=[]):
-        grown: PreTrainedModel = type(source)._from_config(plan.target_config, dtype=source.dtype)
+        grown: PreTrainedModel = type(source)._from_config(copy.deepcopy(plan.target_config), dtype=source.dtype)
     return grown
 
 
 def _open(model_or_path: PreTrainedModel | str | os.PathLike[str], kwargs: dict[str, Any]) -> PreTrainedModel:
     if isinstance(model_or_path, str | os.PathLike):
         name = os.fspath(model_or_path)
+        # Wrong shapes come back in the loading info, where they can be named, instead of as an error that cannot.
+        kwargs = {**kwargs, "output_loading_info": True, "ignore_mismatched_sizes": True}
         try:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **kwargs)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(name, **kwargs)
         except OSError as error:
             raise GrowthError(f"{name!r} cannot be opened: {error}") from error
         except ValueError as error:

@@ -85,7 +85,8 @@ def clone(weight: Tensor, axis: int, source: Tensor, generator: torch.Generator)
     """Let a tensor read a widened vector, every copy with the same share.
 
     The copies of a unit then get the same gradient for ever and stay one unit: a negative control, not a way to
-    gain capacity. Signature and result as `split`.
+    gain capacity. (One exception: copies of a key/value head that several query heads share come to serve
+    different ones of them, and part.) Signature and result as `split`.
 
     Returns:
         Exact when a unit is copied 1, 2, 4 ... times (and no share underflows), rounded once otherwise.

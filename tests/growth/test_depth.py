@@ -1,0 +1,103 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from hf_bootstrap.errors import UnsupportedModelError
+from hf_bootstrap.growth.architecture import find_layers, per_layer_lists
+from hf_bootstrap.growth.bootstrap import bootstrap_from_pretrained
+from hf_bootstrap.growth.config import GrowthConfig
+from hf_bootstrap.growth.plan import plan_growth
+
+from .models import ARCHITECTURES, drift, logits, random_ids, tiny
+
+MAPS = {"stack": [0, 1, 2, 0, 1, 2], "interpose": [0, 0, 1, 1, 2, 2], "explicit": [2, 0, 1, 1]}
+
+
+def assembled_by_hand(source, layer_map):
+    """The base's own modules, put one after the other in a copy of the base."""
+    reference = copy.deepcopy(source)
+    holder = next(m for m in reference.modules() if any(isinstance(c, nn.ModuleList) for c in m.children()))
+    name = next(n for n, c in holder.named_children() if isinstance(c, nn.ModuleList))
+    layers = [copy.deepcopy(getattr(holder, name)[i]) for i in layer_map]
+    for number, layer in enumerate(layers):
+        for module in layer.modules():
+            if hasattr(module, "layer_idx"):
+                module.layer_idx = number
+    setattr(holder, name, nn.ModuleList(layers))
+    config = reference.config
+    if getattr(config, "layer_types", None):
+        config.layer_types = [source.config.layer_types[i] for i in layer_map]
+    setattr(config, config.attribute_map.get("num_hidden_layers", "num_hidden_layers"), len(layer_map))
+    return reference
+
+
+def growth_by(name):
+    return GrowthConfig(layer_map=MAPS[name]) if name == "explicit" else GrowthConfig(depth=2, depth_method=name)
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+@pytest.mark.parametrize("name", MAPS)
+def test_a_deeper_model_equals_the_bases_layers_assembled_by_hand(model_type, name):
+    source, ids = tiny(model_type), random_ids()
+    grown = bootstrap_from_pretrained(source, growth_by(name))
+    expected = logits(assembled_by_hand(source, MAPS[name]), input_ids=ids, use_cache=False)
+    # Rotary and embedding constants of a float64 model may have been rounded to float32 when it was made.
+    assert drift(logits(grown, input_ids=ids, use_cache=False), expected) < 1e-6
+    assert drift(logits(source, input_ids=ids), expected) > 1e-2  # the comparison can see a difference
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "gemma3_text", "gpt_neox"])
+def test_depth_and_width_together_equal_the_deep_model(model_type):
+    source, ids = tiny(model_type), random_ids()
+    grown = bootstrap_from_pretrained(source, GrowthConfig(depth=2, width=3))
+    expected = logits(assembled_by_hand(source, MAPS["stack"]), input_ids=ids, use_cache=False)
+    assert drift(logits(grown, input_ids=ids), expected) < 2e-6
+
+
+def test_lists_per_layer_follow_the_layer_map():
+    source = tiny("gemma3_text")
+    grown = bootstrap_from_pretrained(source, GrowthConfig(depth=2, depth_method="interpose"))
+    full, sliding = "full_attention", "sliding_attention"
+    assert source.config.layer_types == [sliding, full, sliding]
+    assert grown.config.layer_types == [sliding, sliding, full, full, sliding, sliding]
+
+
+def test_a_list_that_happens_to_be_as_long_as_the_model_is_deep_is_left_alone():
+    config = tiny("qwen3", eos_token_id=[1, 2, 3]).config
+    assert set(per_layer_lists(config, 3)) == {"layer_types"}
+    assert plan_growth(config, GrowthConfig(depth=2)).target_config.eos_token_id == [1, 2, 3]
+
+
+def test_layers_are_found_whatever_they_are_called():
+    names = {kind: find_layers(tiny(kind).config).prefixes for kind in ("llama", "gpt2", "gpt_neox")}
+    assert names == {"llama": ("model.layers",), "gpt2": ("transformer.h",), "gpt_neox": ("gpt_neox.layers",)}
+
+
+def test_a_layer_that_depends_on_its_number_is_refused():
+    source = tiny("gpt2", scale_attn_by_inverse_layer_idx=True)
+    with pytest.raises(UnsupportedModelError, match="scale_attn_by_inverse_layer_idx"):
+        plan_growth(source.config, GrowthConfig(depth=2))
+
+
+def test_a_layer_built_by_its_position_is_refused():
+    # Differential attention weighs its second map by a constant of the layer's number.
+    source = tiny("diffllama")
+    with pytest.raises(UnsupportedModelError, match=r"by its position.*lambda_init"):
+        plan_growth(source.config, GrowthConfig(depth=2))
+
+
+def test_a_model_can_become_shallower():
+    source = tiny("llama")
+    grown = bootstrap_from_pretrained(source, GrowthConfig(layer_map=(0, 2)))
+    assert grown.config.num_hidden_layers == 2
+    assert torch.equal(grown.model.layers[1].mlp.up_proj.weight, source.model.layers[2].mlp.up_proj.weight)
+
+
+def test_mixtures_of_experts_grow_in_depth():
+    source = tiny("mixtral", dtype=torch.float32, num_local_experts=4)
+    grown = bootstrap_from_pretrained(source, GrowthConfig(depth=2))
+    ids = random_ids()
+    expected = logits(assembled_by_hand(source, MAPS["stack"]), input_ids=ids, use_cache=False)
+    assert drift(logits(grown, input_ids=ids, use_cache=False), expected) < 1e-5
