@@ -16,9 +16,8 @@ from hf_bootstrap.errors import PointError, RecordError
 from hf_bootstrap.records import PHASES, SCHEMA, RunSpec, ScalingPoint, canonical_json, seal, unseal
 
 PAGE = Path(__file__).parents[2] / "docs" / "formats.md"
-SECTIONS = dict(
-    re.findall(r"^## (\d)\..*?\n(.*?)(?=^## |\Z)", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-)
+TEXT = PAGE.read_text(encoding="utf-8")
+SECTIONS = dict(re.findall(r"^## (\d)\..*?\n(.*?)(?=^## |\Z)", TEXT, re.MULTILINE | re.DOTALL))
 WORDS = {str: "text", int: "count", float: "number", bool: "flag", Mapping: "object", tuple: "list"}
 
 
