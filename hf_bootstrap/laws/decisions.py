@@ -89,7 +89,7 @@ def crossover(
     if answer is not None and 0 < answer < np.inf:
         beyond = law.reach({"base_tokens": np.log([base_tokens]), "tokens": np.log([answer])})
         reach = None if beyond is None else float(beyond[0])
-        if reach:
+        if reach is not None and reach >= 0.05:
             notes.append(f"This lies {reach:.1f} decades beyond the data.")
     low, high = (None, None) if found is None or np.isnan(found).any() else (_tokens(float(x)) for x in found)
     if low is None:

@@ -163,7 +163,7 @@ def _score(form: Form, points: Points, objective: str, delta: float) -> FormScor
 def _held_out(fit: Fit, points: Points, parts: Sequence[npt.NDArray[np.bool_]]) -> float:
     logs = points.logs(fit.form)
     out = np.array(parts)
-    found = refit(fit, logs, points.loss[None], 1.0 - out)
+    found = refit(fit, logs, points.loss[None], (~out).astype(np.float64))
     with np.errstate(over="ignore"):
         missed = np.abs(np.expm1(np.log(points.loss) - fit.form.log_loss(logs, found.theta)))
     return float(missed[out].mean())
@@ -183,7 +183,7 @@ class NullTest:
         p_fit: how often the null's own draws give a ratio as large. Small means: the null does not describe these
             points.
         draws: (n,), alpha3 of every draw.
-        noise: the residual scale of the null fit, in log loss.
+        noise: the scale of the noise in the draws, in log loss.
     """
 
     null: str
@@ -213,8 +213,9 @@ def null_test(
 ) -> NullTest:
     """Draw points from the fitted null, fit the bootstrap law to them, and see where the observed alpha3 stands.
 
-    The draws have the design of the points and independent log-normal noise of the null's own residual
-    scale. They ignore that rows of one base share noise, which makes `p_fit` somewhat too small.
+    The draws have the design of the points and independent log-normal noise of the residual scale: that of
+    the null's fit or of the bootstrap law's, whichever is smaller, because what a law misses by being wrong
+    is not noise. They ignore that rows of one base share noise, which makes `p_fit` somewhat too small.
 
     Args:
         points: as for `Points.read`, with its `where` and `columns`.
@@ -238,7 +239,8 @@ def null_test(
     null_fit = fit_form(null_form, logs, rows.loss, delta=delta)
     means = np.exp(null_form.log_loss(logs, null_fit.theta[None]))[0]
     mimic = fit_form(law_form, logs, means, delta=delta)
-    noise = float(np.sqrt(np.sum(null_fit.residuals**2) / (len(rows) - len(null_fit.theta))))
+    scales = [np.sum(fit.residuals**2) / (len(rows) - len(fit.theta)) for fit in (null_fit, observed)]
+    noise = float(np.sqrt(min(scales)))
     losses = means * np.exp(noise * np.random.default_rng(seed).standard_normal((n, len(rows))))
     under_law = refit(mimic, logs, losses, ones, starts=(observed.theta,))
     under_null = refit(null_fit, logs, losses, ones)

@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import FitError
 from .fitting import fit_form, refit
 from .points import Points
-from .terms import FloatArray, LogLinear, Logs
+from .terms import FloatArray, LogLinear, Logs, Term
 
 __all__ = ["Slices", "slice_exponents"]
 
@@ -45,7 +45,7 @@ class Slices:
 
 
 class _SliceForm(LogLinear):
-    """theta: ln C and a of every slice, then ln E."""
+    """theta: ln C and a of every slice, then ln E unless the floor is given."""
 
     name = "slices"
     formula = "L = C(D1) * (D2 / center)^-a(D1) + E"
@@ -53,20 +53,35 @@ class _SliceForm(LogLinear):
     columns = ("base_tokens", "tokens")
     covers_scratch = True
 
-    def __init__(self, levels: FloatArray, center: float) -> None:
-        self._levels, self._center = levels, center
+    def __init__(self, levels: FloatArray, center: float, floor: float | None) -> None:
+        self._levels, self._center, self._floor = levels, center, floor
         factors = [f"C{i}" for i in range(len(levels))]
-        self.parameters = (*factors, *(f"a{i}" for i in range(len(levels))), "E")
+        exponents = [f"a{i}" for i in range(len(levels))]
+        self.parameters = (*factors, *exponents, "E") if floor is None else (*factors, *exponents)
         self.positive = frozenset({*factors, "E"})
 
     def design(self, logs: Logs) -> Sequence[FloatArray]:
         member = (logs["base_tokens"][:, None] == self._levels).astype(float)
         v = logs["tokens"][:, None] - self._center
+        curves = np.hstack([member, -member * v])
+        if self._floor is not None:
+            return [curves]
         zero, one = np.zeros_like(v), np.ones_like(v)
-        return [np.hstack([member, -member * v, zero]), np.hstack([0 * member, 0 * member, one])]
+        return [np.hstack([curves, zero]), np.hstack([0 * curves, one])]
+
+    def terms(self, logs: Logs, theta: FloatArray) -> Sequence[Term]:
+        found = list(super().terms(logs, theta))
+        if self._floor is not None:
+            shape = found[0].log.shape
+            level = np.full(shape, np.log(max(self._floor, 1e-300)))
+            found.append(Term(level, np.zeros((1, shape[1], len(self.parameters)))))
+        return found
 
     def starts(self, logs: Logs, loss: FloatArray) -> FloatArray:
-        design = self.design(logs)[0][:, :-1]
+        design = self.design(logs)[0][:, : 2 * len(self._levels)]
+        if self._floor is not None:
+            above = np.maximum(loss - self._floor, 1e-3 * loss)
+            return np.array([np.linalg.lstsq(design, np.log(above), rcond=None)[0]])
         found = []
         for fraction in (1e-6, 0.2, 0.4, 0.6, 0.75, 0.87, 0.95, 0.99):
             floor = fraction * loss.min()
@@ -74,14 +89,16 @@ class _SliceForm(LogLinear):
         return np.array(found)
 
 
-def slice_exponents(points: Points, *, resamples: int = 400, seed: int = 0) -> Slices:
+def slice_exponents(points: Points, *, floor: float | None = None, resamples: int = 200, seed: int = 0) -> Slices:
     """Fit the slices by least squares of log loss, with intervals from redrawn noise.
 
     Every redraw takes a noise scale compatible with the residuals (their degrees of freedom are few), adds
-    independent noise of it to the fitted curves and fits again, floor included.
+    independent noise of it to the fitted curves and fits again, floor included unless it is given.
 
     Args:
         points: with base_tokens; a D1 with fewer than two D2 is left out and named.
+        floor: E, for instance that of a law fitted to the same points, so that both can be drawn together;
+            the intervals are then those at this E. None fits it.
         resamples: redraws.
         seed: of the draws.
 
@@ -89,7 +106,7 @@ def slice_exponents(points: Points, *, resamples: int = 400, seed: int = 0) -> S
         FitError: fewer points than 2 for each slice and one for the floor, plus one.
         PointError: base_tokens is missing.
     """
-    logs = points.logs(_SliceForm(np.zeros(1), 0.0))
+    logs = points.logs(_SliceForm(np.zeros(1), 0.0, None))
     levels, group = np.unique(logs["base_tokens"], return_inverse=True)
     enough = np.array([len(np.unique(logs["tokens"][group == i])) >= 2 for i in range(len(levels))])
     notes = [f"D1 = {np.exp(level):,.0f} has fewer than two D2 and no slice." for level in levels[~enough]]
@@ -98,7 +115,7 @@ def slice_exponents(points: Points, *, resamples: int = 400, seed: int = 0) -> S
     keep = enough[group]
     logs = {name: column[keep] for name, column in logs.items()}
     loss, levels = points.loss[keep], levels[enough]
-    form = _SliceForm(levels, float(logs["tokens"].mean()))
+    form = _SliceForm(levels, float(logs["tokens"].mean()), floor)
     fit = fit_form(form, logs, loss, objective="lsq")
     n, k, g = len(loss), len(fit.theta), len(levels)
     rng = np.random.default_rng(seed)
@@ -106,7 +123,8 @@ def slice_exponents(points: Points, *, resamples: int = 400, seed: int = 0) -> S
     noise = scale * rng.standard_normal((resamples, n))
     drawn = refit(fit, logs, loss * np.exp(noise - fit.residuals), np.ones((1, n))).theta
     low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
-    notes.append(f"Intervals assume independent noise between points ({n} points, {k} parameters).")
+    given = "" if floor is None else ", at the given E"
+    notes.append(f"Intervals assume independent noise between points ({n} points, {k} parameters){given}.")
     return Slices(
         base_tokens=np.exp(levels),
         exponent=fit.theta[g : 2 * g],
@@ -116,6 +134,6 @@ def slice_exponents(points: Points, *, resamples: int = 400, seed: int = 0) -> S
         factor_low=np.exp(low[:g]),
         factor_high=np.exp(high[:g]),
         center=float(np.exp(logs["tokens"].mean())),
-        floor=float(np.exp(fit.theta[-1])),
+        floor=float(np.exp(fit.theta[-1])) if floor is None else floor,
         notes=tuple(notes),
     )
