@@ -16,7 +16,7 @@ from .terms import FloatArray
 
 __all__ = ["CHECKS", "run_checks", "unidentified"]
 
-Check = Callable[[Points, Fit, Replicates], Iterator[str]]
+_Check = Callable[[Points, Fit, Replicates], Iterator[str]]
 
 
 def run_checks(points: Points, fit: Fit, replicates: Replicates) -> tuple[str, ...]:
@@ -163,7 +163,7 @@ def _scratch(points: Points, fit: Fit, replicates: Replicates) -> Iterator[str]:
         )
 
 
-CHECKS: tuple[Check, ...] = (
+CHECKS: tuple[_Check, ...] = (
     _convergence,
     _count,
     _identifiability,

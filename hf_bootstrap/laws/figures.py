@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["form_table", "loss_curves", "null_figure", "save_figures", "three_panels"]
 
-P = ParamSpec("P")
-T = TypeVar("T")
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 _INK, _GRID, _SCRATCH, _ACCENT = "#2b2b2b", "#e4e4e4", "#7a7a7a", "#b5432a"
 _STYLE: dict[Any, Any] = {
@@ -49,11 +49,11 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def _styled(draw: Callable[P, T]) -> Callable[P, T]:
+def _styled(draw: Callable[_P, _T]) -> Callable[_P, _T]:
     """Draw in this module's style, whatever style the caller's session has."""
 
     @functools.wraps(draw)
-    def styled(*args: P.args, **kwargs: P.kwargs) -> T:
+    def styled(*args: _P.args, **kwargs: _P.kwargs) -> _T:
         import matplotlib as mpl
 
         with mpl.rc_context({**mpl.rcParamsDefault, **_STYLE, "backend": mpl.rcParams["backend"]}):

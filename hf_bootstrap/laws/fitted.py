@@ -22,7 +22,7 @@ from .terms import FloatArray, Form
 __all__ = ["FittedLaw", "LawLike", "Prediction", "Question", "completed", "fit_law", "known_law", "shaped"]
 
 Question = Callable[[FloatArray], FloatArray]  # thetas (problems, parameters) -> answers (problems, ...)
-Numbers = npt.ArrayLike
+_Numbers = npt.ArrayLike
 
 
 class LawLike(Protocol):
@@ -37,7 +37,7 @@ class LawLike(Protocol):
         """The rows it was fitted to, where they are at hand."""
 
 
-MAX_REACH = 2.0  # decades beyond the data
+_MAX_REACH = 2.0  # decades beyond the data
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -118,7 +118,7 @@ class FittedLaw:
         low, high = (float(np.exp(min(float(x), 700.0))) if as_log else float(x) for x in found)
         return (max(low, 0.0), high) if as_size else (low, high)
 
-    def logs(self, columns: Mapping[str, Numbers | None]) -> tuple[dict[str, FloatArray], tuple[int, ...]]:
+    def logs(self, columns: Mapping[str, _Numbers | None]) -> tuple[dict[str, FloatArray], tuple[int, ...]]:
         """The ln of the columns this form reads, flat, with the shape they broadcast to.
 
         Raises:
@@ -154,7 +154,7 @@ class FittedLaw:
             worst = np.maximum(worst, np.where(np.isfinite(values), beyond, 0.0))
         return worst
 
-    def predict(self, columns: Mapping[str, Numbers | None], *, level: float, extrapolate: bool) -> Prediction:
+    def predict(self, columns: Mapping[str, _Numbers | None], *, level: float, extrapolate: bool) -> Prediction:
         """See `ScalingLaw.predict`."""
         logs, shape = self.logs(columns)
         reach = self.reach(logs)
@@ -171,7 +171,7 @@ class FittedLaw:
         )
 
     def _refuse_far(self, reach: FloatArray | None) -> None:
-        if reach is not None and np.any(reach > MAX_REACH):
+        if reach is not None and np.any(reach > _MAX_REACH):
             ranges = "; ".join(
                 f"{name} {format_count(low)} to {format_count(high)}" for name, (low, high) in self.ranges.items()
             )

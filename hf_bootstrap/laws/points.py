@@ -20,7 +20,7 @@ from .terms import FloatArray, Form
 
 __all__ = ["Points"]
 
-ObjectArray = npt.NDArray[np.object_]
+_Column = npt.NDArray[np.object_]
 
 _NUMBERS = ("base_tokens", "tokens", "n_params", "loss")
 _LABELS = ("run_id", "parent_run_id", "base_run_id", "base_checkpoint_id", "phase", "method", "domain", "seed")
@@ -42,14 +42,14 @@ class Points:
     loss: FloatArray
     base_tokens: FloatArray | None = None
     n_params: FloatArray | None = None
-    run_id: ObjectArray | None = None
-    parent_run_id: ObjectArray | None = None
-    base_run_id: ObjectArray | None = None
-    base_checkpoint_id: ObjectArray | None = None
-    phase: ObjectArray | None = None
-    method: ObjectArray | None = None
-    domain: ObjectArray | None = None
-    seed: ObjectArray | None = None
+    run_id: _Column | None = None
+    parent_run_id: _Column | None = None
+    base_run_id: _Column | None = None
+    base_checkpoint_id: _Column | None = None
+    phase: _Column | None = None
+    method: _Column | None = None
+    domain: _Column | None = None
+    seed: _Column | None = None
     left_out: tuple[str, ...] = ()
     records: tuple[ScalingPoint, ...] | None = None
 
@@ -151,12 +151,12 @@ class Points:
             lines.append(",".join(f'"{c}"' if "," in c or '"' in c else c for c in cells))
         return "\n".join(lines) + "\n"
 
-    def _table(self) -> dict[str, ObjectArray]:
+    def _table(self) -> dict[str, _Column]:
         present = {name: getattr(self, name) for name in (*_NUMBERS, *_LABELS)}
         return {name: column.astype(object) for name, column in present.items() if column is not None}
 
 
-def _load(data: Any) -> tuple[dict[str, ObjectArray], tuple[ScalingPoint, ...] | None, list[str]]:
+def _load(data: Any) -> tuple[dict[str, _Column], tuple[ScalingPoint, ...] | None, list[str]]:
     if isinstance(data, str | Path):
         path = Path(data)
         if path.suffix in (".jsonl", ".json"):
@@ -177,14 +177,14 @@ def _load(data: Any) -> tuple[dict[str, ObjectArray], tuple[ScalingPoint, ...] |
     )
 
 
-def _column(values: Any) -> ObjectArray:
+def _column(values: Any) -> _Column:
     items = list(values)
     column = np.empty(len(items), dtype=object)
     column[:] = [item.item() if isinstance(item, np.generic) else item for item in items]
     return column
 
 
-def _from_records(points: Sequence[ScalingPoint]) -> dict[str, ObjectArray]:
+def _from_records(points: Sequence[ScalingPoint]) -> dict[str, _Column]:
     names = [name for name in (*_NUMBERS, *_LABELS) if name != "n_params"]
     table = {name: _column(getattr(point, name) for point in points) for name in names}
     sizes = _column(point.n_params_non_embedding for point in points)
@@ -204,7 +204,7 @@ def _read_jsonl(path: Path) -> tuple[list[ScalingPoint], list[str]]:
     return read.points, notes
 
 
-def _read_csv(path: Path) -> dict[str, ObjectArray]:
+def _read_csv(path: Path) -> dict[str, _Column]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = [row for row in csv.reader(file) if row]
@@ -233,7 +233,7 @@ def _cell(text: str) -> Any:
         return text
 
 
-def _rename(table: dict[str, ObjectArray], columns: Mapping[str, str]) -> dict[str, ObjectArray]:
+def _rename(table: dict[str, _Column], columns: Mapping[str, str]) -> dict[str, _Column]:
     for ours, theirs in columns.items():
         if ours not in (*_NUMBERS, *_LABELS):
             raise PointError(f"There is no column {ours!r} here. {did_you_mean(ours, (*_NUMBERS, *_LABELS))}")
@@ -249,7 +249,7 @@ def _rename(table: dict[str, ObjectArray], columns: Mapping[str, str]) -> dict[s
     return table
 
 
-def _label_text(table: dict[str, ObjectArray]) -> dict[str, ObjectArray]:
+def _label_text(table: dict[str, _Column]) -> dict[str, _Column]:
     """Ids are text wherever they came from, so that a table and its copy on disk agree; empty ones are None."""
     text = {}
     for name in _LABELS:
@@ -258,13 +258,13 @@ def _label_text(table: dict[str, ObjectArray]) -> dict[str, ObjectArray]:
     return {**table, **text}
 
 
-def _check_where(table: Mapping[str, ObjectArray], where: Mapping[str, Any]) -> None:
+def _check_where(table: Mapping[str, _Column], where: Mapping[str, Any]) -> None:
     for column in where:
         if column not in table:
             raise PointError(f"where names the column {column!r}, which is not there. {did_you_mean(column, table)}")
 
 
-def _matching(table: Mapping[str, ObjectArray], column: str, wanted: Any) -> npt.NDArray[np.bool_]:
+def _matching(table: Mapping[str, _Column], column: str, wanted: Any) -> npt.NDArray[np.bool_]:
     options = list(wanted) if isinstance(wanted, list | tuple | set) else [wanted]
     words = {str(option) for option in options}
     chosen = np.array([value in options or str(value) in words for value in table[column]], dtype=bool)
@@ -274,7 +274,7 @@ def _matching(table: Mapping[str, ObjectArray], column: str, wanted: Any) -> npt
     return chosen
 
 
-def _end_of_run(table: Mapping[str, ObjectArray], keep: npt.NDArray[np.bool_], notes: list[str]) -> Any:
+def _end_of_run(table: Mapping[str, _Column], keep: npt.NDArray[np.bool_], notes: list[str]) -> Any:
     if "phase" not in table:
         return keep
     ended = np.array([phase in (None, "end") for phase in table["phase"]], dtype=bool)
@@ -283,7 +283,7 @@ def _end_of_run(table: Mapping[str, ObjectArray], keep: npt.NDArray[np.bool_], n
     return keep & ended
 
 
-def _numbers(table: Mapping[str, ObjectArray], keep: npt.NDArray[np.bool_]) -> dict[str, FloatArray]:
+def _numbers(table: Mapping[str, _Column], keep: npt.NDArray[np.bool_]) -> dict[str, FloatArray]:
     """The numeric columns as floats; rows not kept are NaN and never looked at."""
     found = {}
     for name in _NUMBERS:
@@ -311,7 +311,7 @@ def _trained(columns: Mapping[str, FloatArray], keep: npt.NDArray[np.bool_], not
     return keep & ~untrained
 
 
-def _refuse_duplicates(table: Mapping[str, ObjectArray], keep: npt.NDArray[np.bool_]) -> None:
+def _refuse_duplicates(table: Mapping[str, _Column], keep: npt.NDArray[np.bool_]) -> None:
     if "run_id" not in table:
         return
     seen: dict[Any, int] = {}
@@ -328,7 +328,7 @@ def _refuse_duplicates(table: Mapping[str, ObjectArray], keep: npt.NDArray[np.bo
 
 
 def _one_method(
-    table: Mapping[str, ObjectArray], columns: Mapping[str, FloatArray], keep: npt.NDArray[np.bool_], notes: list[str]
+    table: Mapping[str, _Column], columns: Mapping[str, FloatArray], keep: npt.NDArray[np.bool_], notes: list[str]
 ) -> Any:
     """Refuse several methods or domains at once; keep the from-scratch rows that are comparable."""
     if "base_tokens" not in columns:

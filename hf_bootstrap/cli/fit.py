@@ -1,0 +1,57 @@
+"""`hf-bootstrap fit`: points in, a law out."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["fit"]
+
+
+def fit(
+    points: Annotated[Path, typer.Argument(help="A points.jsonl, or a CSV file.")],
+    form: Annotated[str, typer.Option(help="bootstrap, multiplicative, additive, total_tokens, ...")] = "bootstrap",
+    where: Annotated[list[str] | None, typer.Option(help="Use rows with this value, such as method=stack.")] = None,
+    columns: Annotated[str, typer.Option(help="Our names = the table's, such as tokens=D2,loss=L.")] = "",
+    objective: Annotated[str, typer.Option(help="huber (robust) or lsq (least squares).")] = "huber",
+    delta: Annotated[float, typer.Option(help="Where Huber's loss turns, in nats of log loss.")] = 1e-3,
+    out: Annotated[Path | None, typer.Option(help="Folder for the law: law.json, points, card, figures.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the summary.")] = False,
+) -> None:
+    """Fit a scaling law to points and print what is known of it.
+
+    Example: hf-bootstrap fit points.jsonl --where method=continue --out law
+    """
+    from ..laws.law import ScalingLaw
+
+    chosen = _pairs(where or [])
+    named = {name: values[0] for name, values in _pairs([part for part in columns.split(",") if part]).items()}
+    law = ScalingLaw(form, objective=objective, delta=delta).fit(points, where=chosen, columns=named)
+    if out is not None:
+        law.save_pretrained(out)
+    if not as_json:
+        typer.echo(law.summary())
+        if out is not None:
+            typer.echo(f"Saved in {out}")
+        return
+    record = {
+        "form": law.fitted.form.name,
+        "params": law.params_,
+        "intervals": {name: law.interval(name) for name in law.params_},
+        "n_points": law.n_points_,
+        "warnings": list(law.checks_),
+        "out": None if out is None else str(out),
+    }
+    typer.echo(json.dumps(record, indent=2))
+
+
+def _pairs(words: list[str]) -> dict[str, list[str]]:
+    """``["method=stack", "method=continue"]`` -> ``{"method": ["stack", "continue"]}``."""
+    found: dict[str, list[str]] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name.strip() or not value.strip():
+            raise typer.BadParameter(f"{word!r} is not of the form name=value.")
+        found.setdefault(name.strip(), []).append(value.strip())
+    return found

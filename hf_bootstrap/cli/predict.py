@@ -1,0 +1,37 @@
+"""`hf-bootstrap predict`: a saved law answers for one run."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+__all__ = ["predict"]
+
+
+def predict(
+    law_folder: Annotated[Path, typer.Argument(metavar="LAW", help="A folder that `fit --out` wrote.")],
+    tokens: Annotated[str, typer.Option(help="Tokens of the second stage, or the only one: 2e9, 3B, 128k.")],
+    base_tokens: Annotated[str | None, typer.Option(help="Tokens behind the base; 0 is from scratch.")] = None,
+    n_params: Annotated[str | None, typer.Option(help="Non-embedding parameters, for laws that read them.")] = None,
+    extrapolate: Annotated[bool, typer.Option("--extrapolate", help="Answer also far beyond the data.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Predict the loss of a run that was not made, with its interval and its distance from the data.
+
+    Example: hf-bootstrap predict law --base-tokens 1e10 --tokens 2e9
+    """
+    from ..laws.law import ScalingLaw
+    from ..units import parse_count
+
+    law = ScalingLaw.from_pretrained(law_folder)
+    asked = {"base_tokens": base_tokens, "tokens": tokens, "n_params": n_params}
+    counts: dict[str, Any] = {name: None if x is None else parse_count(x, name) for name, x in asked.items()}
+    found = law.predict(**counts, extrapolate=extrapolate)
+    record = {"loss": found.value, "low": found.low, "high": found.high, "reach": found.reach}
+    if as_json:
+        typer.echo(json.dumps({**counts, **record}, indent=2))
+        return
+    interval = "interval not known" if found.low is None else f"95% interval {found.low:.4f} to {found.high:.4f}"
+    far = "distance from the data not known" if found.reach is None else f"{found.reach:.1f} decades beyond the data"
+    typer.echo(f"{found.value:.4f} nats per token ({interval}; {far})")
