@@ -17,7 +17,7 @@ from .study.text import Split, documentation, python_code, split_documents
 
 __all__ = ["demo_grid", "prepare_text", "run_demo"]
 
-VOCABULARY = 512
+_VOCABULARY = 512
 # Every run scores the held-out text of both domains, so it is short: about 60,000 tokens each.
 _HELD_OUT_CHARACTERS = 120_000
 _TOKENIZER_CHARACTERS = 2_000_000
@@ -30,7 +30,7 @@ _BASE = {
     "num_attention_heads": 2,
     "num_key_value_heads": 2,
     "head_dim": 32,
-    "vocab_size": VOCABULARY,
+    "vocab_size": _VOCABULARY,
     "max_position_embeddings": 256,
     "tie_word_embeddings": False,
 }
@@ -134,9 +134,9 @@ def _pack_text(out: Path, say: Callable[[str], None]) -> dict[str, Any]:
 
     say("Reading documentation and code found on this machine")
     splits = {"docs": split_documents(documentation()), "code": split_documents(python_code())}
-    say(f"Training a tokenizer of {VOCABULARY} entries and packing tokens")
+    say(f"Training a tokenizer of {_VOCABULARY} entries and packing tokens")
     sample = [text for split in splits.values() for text in _first(split.train, _TOKENIZER_CHARACTERS)]
-    tokenizer = load_tokenizer(str(train_tokenizer(sample, VOCABULARY, out / "tokenizer")))
+    tokenizer = load_tokenizer(str(train_tokenizer(sample, _VOCABULARY, out / "tokenizer")))
     facts: dict[str, Any] = {
         "versions": {"python": python_version(), **{name: version(name) for name in ("numpy", "scipy")}}
     }

@@ -17,7 +17,7 @@ from ..errors import DataError
 __all__ = ["Evaluation", "evaluate", "from_first_process"]
 
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ def _length(dataset: Any) -> int:
     return len(dataset)
 
 
-def from_first_process(ask: Callable[[], T]) -> T:
+def from_first_process(ask: Callable[[], _T]) -> _T:
     """What `ask` returns on the first process, on every process; elsewhere it is not called."""
     rank, world = _world()
     answer: list[Any] = [ask() if rank == 0 else None]
