@@ -5,6 +5,7 @@ written may start. How a run trains is handed in by name.
 """
 
 import contextlib
+import re
 import signal
 import threading
 import time
@@ -18,7 +19,7 @@ from .launch import PRELOAD, Window
 from .progress import Progress, show_progress
 from .queue import Queue
 
-__all__ = ["export_points", "run_study"]
+__all__ = ["export_points", "file_name", "run_study"]
 
 _TICK = 0.2
 # Seconds of measuring before a pace is worth showing.
@@ -90,9 +91,14 @@ def export_points(points: Sequence[ScalingPoint], folder: str | Path) -> list[Pa
     paths = []
     for name, rows in files.items():
         if rows:
-            paths.append(Path(folder) / "points" / f"{name}.jsonl")
+            paths.append(Path(folder) / "points" / f"{file_name(name)}.jsonl")
             write_atomic(paths[-1], "".join(seal(point.to_dict()) + "\n" for point in rows))
     return paths
+
+
+def file_name(method: str) -> str:
+    """A method's name as part of a file's name, whatever it holds."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", method)
 
 
 def _drive(queue: Queue, window: Window, show: Callable[[Progress], None]) -> None:

@@ -1,0 +1,149 @@
+"""What a study's points say: for each method its law, its rivals, the nulls, and where scratch would win.
+
+Asks the laws; showing the answers is the business of `report`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import LawError, PointError
+from ..laws.decisions import Decision
+from ..laws.evidence import Comparison, NullTest, Verdict, compare_forms, null_test, verdict
+from ..laws.law import ScalingLaw
+from ..records import RunSpec, ScalingPoint
+from ..store import RunFolder, read_json
+
+__all__ = ["NULLS", "Finding", "GrowthProof", "analyse"]
+
+# What mimics a falling exponent without one: a law of all tokens together, and one of tokens transferred.
+NULLS = ("total_tokens", "effective_transfer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrowthProof:
+    """What a growth did to one base before any training.
+
+    Attributes:
+        base_tokens: D1 of the base.
+        keeps_function: whether the method promises the same logits.
+        logit_drift: largest difference of logits over the largest logit; tolerance: what is allowed, where promised.
+        loss_before, loss_after: on the held-out text, nats per token; None where it was not measured.
+    """
+
+    base_tokens: int
+    keeps_function: bool
+    logit_drift: float
+    tolerance: float | None
+    loss_before: float | None
+    loss_after: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What the points of one method say.
+
+    Attributes:
+        method, domain: of its second stages.
+        n_params: non-embedding parameters; None where not known.
+        base_tokens: D1 of its bases, rising.
+        n_points: end points of its own; n_scratch: those of the same model from scratch on the same text.
+        law: the two-stage law; None where it cannot be fitted, then `problem` says why.
+        verdict, comparison, nulls, crossovers: None or empty where there is no law; crossovers by D1.
+        growth: one proof per base that was grown.
+    """
+
+    method: str
+    domain: str | None
+    n_params: int | None
+    base_tokens: tuple[int, ...]
+    n_points: int
+    n_scratch: int
+    law: ScalingLaw | None = None
+    problem: str | None = None
+    verdict: Verdict | None = None
+    comparison: Comparison | None = None
+    nulls: tuple[NullTest, ...] = ()
+    crossovers: tuple[tuple[int, Decision], ...] = ()
+    growth: tuple[GrowthProof, ...] = ()
+
+
+def analyse(folder: str | Path, points: Sequence[ScalingPoint], draws: int = 200) -> list[Finding]:
+    """Fit and question the law of every method in the points of a study.
+
+    Args:
+        folder: of the study; the proofs of growth are read from its runs.
+        points: as `run_study` returns them.
+        draws: of each null test; 200 tell p = 0.05 from p = 0.1.
+
+    Returns:
+        One finding for each method other than "scratch", in the order of the points.
+    """
+    methods = dict.fromkeys(point.method for point in points if point.base_tokens)
+    return [_finding(Path(folder), points, method, draws) for method in methods]
+
+
+def _finding(folder: Path, points: Sequence[ScalingPoint], method: str, draws: int) -> Finding:
+    own = [point for point in points if point.method == method and point.phase == "end" and point.tokens]
+    every = [point for point in points if point.method == method]
+    kinds = {(point.domain, point.n_params_non_embedding) for point in every}
+    scratch = [
+        point
+        for point in points
+        if not point.base_tokens and point.phase == "end" and (point.domain, point.n_params_non_embedding) in kinds
+    ]
+    domain, n_params = next(iter(kinds)) if len(kinds) == 1 else (None, None)
+    known: dict[str, Any] = {
+        "method": method,
+        "domain": domain,
+        "n_params": n_params,
+        "base_tokens": tuple(sorted({point.base_tokens for point in every})),
+        "n_points": len(own),
+        "n_scratch": len(scratch),
+        "growth": tuple(_growth_proofs(folder, points, every)),
+    }
+    try:
+        law = ScalingLaw(form="bootstrap").fit(points, where={"method": method})
+        comparison = compare_forms(points, where={"method": method})
+    except (LawError, PointError) as error:
+        return Finding(**known, problem=str(error))
+    nulls = tuple(null_test(points, null=null, n=draws, where={"method": method}) for null in NULLS)
+    crossovers: tuple[tuple[int, Decision], ...] = ()
+    if law.fitted.form.covers_scratch:
+        crossovers = tuple((d1, law.crossover(base_tokens=d1)) for d1 in known["base_tokens"])
+    return Finding(
+        **known, law=law, comparison=comparison, nulls=nulls, verdict=verdict(law, nulls), crossovers=crossovers
+    )
+
+
+def _growth_proofs(folder: Path, points: Sequence[ScalingPoint], own: Sequence[ScalingPoint]) -> list[GrowthProof]:
+    """One proof for each run that grew its start and recorded what verification found."""
+    proofs = []
+    for run_id in dict.fromkeys(point.run_id for point in own):
+        run = RunFolder(folder / "runs" / run_id)
+        grown = (read_json(run.path / "done.json").get("growth") or {}).get("growth") if run.is_done() else None
+        found = grown[-1].get("verification") if grown else None
+        if found is not None:
+            before, after = _losses_around(points, run.spec())
+            proofs.append(
+                GrowthProof(
+                    base_tokens=run.spec().base_tokens,
+                    keeps_function=found["keeps_function"],
+                    logit_drift=found["logit_drift"],
+                    tolerance=found["tolerance"],
+                    loss_before=before,
+                    loss_after=after,
+                )
+            )
+    return sorted(proofs, key=lambda proof: proof.base_tokens)
+
+
+def _losses_around(points: Sequence[ScalingPoint], spec: RunSpec) -> tuple[float | None, float | None]:
+    """The base's loss on the second stage's held-out text, and the grown model's before any step."""
+    base, _, checkpoint = str(spec.start).partition("/checkpoint-")
+    before = [p for p in points if p.run_id == base and str(p.step) == checkpoint]
+    after = [p for p in points if p.run_id == spec.run_id and p.tokens == 0]
+    sums = before[0].eval.get(spec.domain) if before else None
+    loss = sums["sum"] / sums["count"] if sums and sums["sum"] is not None and sums["count"] else None
+    return loss, after[0].loss if after else None
