@@ -271,10 +271,12 @@ with lock(sys.argv[1]):
 
 def test_a_lock_keeps_others_out_and_dies_with_its_holder(tmp_path):
     with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdout.readline() == "held\n"
-        with pytest.raises(StoreError, match="Another process is working"), lock(tmp_path):
-            pytest.fail("two processes hold one folder")
-        child.send_signal(signal.SIGKILL)
+        try:
+            assert child.stdout.readline() == "held\n"
+            with pytest.raises(StoreError, match="Another process is working"), lock(tmp_path):
+                pass
+        finally:
+            child.send_signal(signal.SIGKILL)
     with lock(tmp_path):
         pass
 

@@ -1,5 +1,6 @@
 """Points and files under SIGKILL and under several writers: nothing acknowledged is lost, nothing is half."""
 
+import contextlib
 import multiprocessing
 import os
 import random
@@ -24,11 +25,19 @@ for n in range(start, start + 1_000_000):
 """
 
 
+@contextlib.contextmanager
+def started(code, *arguments):
+    """A process that runs `code`, killed at the end whatever happens; its standard output is text."""
+    with subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True) as child:
+        try:
+            yield child
+        finally:
+            child.send_signal(signal.SIGKILL)
+
+
 def kill_a_writer(path, start, after):
     """Start a writer, kill it, and return the points it had acknowledged."""
-    with subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(path), str(start)], stdout=subprocess.PIPE, text=True
-    ) as child:
+    with started(WRITER, str(path), str(start)) as child:
         first = child.stdout.readline()
         time.sleep(after)
         child.send_signal(signal.SIGKILL)
@@ -116,14 +125,13 @@ for n in range(1_000_000):
 def test_a_killed_rewrite_leaves_one_whole_version(tmp_path, kill):
     path = tmp_path / "law.json"
     write_atomic(path, "0" * 300_000)
-    with subprocess.Popen([sys.executable, "-c", REWRITER, str(path)], stdout=subprocess.PIPE) as child:
+    with started(REWRITER, str(path)) as child:
         child.stdout.readline()
         for _ in range(20):  # a reader beside the writer
             content = path.read_bytes()
             assert len(content) == 300_000
             assert len(set(content)) == 1
         time.sleep(0.01 * kill)
-        child.send_signal(signal.SIGKILL)
     content = path.read_bytes()
     assert len(content) == 300_000
     assert len(set(content)) == 1
