@@ -121,9 +121,14 @@ class GrowthConfig:
         return self.grows_depth or self.grows_width
 
     @property
+    def shares_add_up(self) -> bool:
+        """Whether the copies of every weight are promised to sum to the original, up to one rounding each."""
+        return not self.grows_width or self.width_method in WIDTH_METHODS
+
+    @property
     def keeps_function(self) -> bool:
         """Whether the grown model is promised to compute what the old one computed, up to rounding."""
-        return not self.grows_depth and (not self.grows_width or self.width_method in WIDTH_METHODS)
+        return not self.grows_depth and self.shares_add_up
 
     def layers(self, n_layers: int) -> tuple[int, ...]:
         """The old layer of every new layer, for a model of `n_layers`.

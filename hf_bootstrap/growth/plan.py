@@ -298,27 +298,25 @@ def _check_layers_alike(
     source: PreTrainedModel, deep: PreTrainedModel, layers: Layers, layer_map: tuple[int, ...]
 ) -> None:
     """Every new layer must be built as its source was: same tensors, same constants."""
-    expected = {_old_name(name, layers, layer_map) for name in named_tensors(deep)}
-    tensors = named_tensors(source)
-    kept = {name for name in tensors if (part := layers.split(name)) is None or part[1] in layer_map}
-    if expected != kept:
-        odd = sorted(expected ^ kept)[0]
+    expected: set[str] = set()
+    for name in named_tensors(source):
+        part = layers.split(name)
+        repeats = [] if part is None else [new for new, old in enumerate(layer_map) if old == part[1]]
+        expected |= {name} if part is None else {f"{part[0]}.{new}.{part[2]}" for new in repeats}
+    if odd := sorted(expected ^ set(named_tensors(deep))):
         raise UnsupportedModelError(
-            f"{source.config.model_type} builds a layer by its position: with the layers {list(layer_map)}, {odd} is "
+            f"{source.config.model_type} builds a layer by its position: with layers {list(layer_map)}, {odd[0]} is "
             "in only one of the two models. Choose a layer map that repeats whole periods of its pattern."
         )
     before = constants(source)
     for name, value in constants(deep).items():
         old = _old_name(name, layers, layer_map)
-        if old in before and before[old] != value and name.rpartition(".")[2] != _own_depth(source):
+        counts_layers = layers.split(name) is None and (before.get(old), value) == (layers.count, len(layer_map))
+        if old in before and before[old] != value and not counts_layers:
             raise UnsupportedModelError(
                 f"{source.config.model_type} builds a layer by its position: {name} is {value!r}, but its source {old} "
                 f"is {before[old]!r}. Choose a layer map that repeats whole periods of its pattern."
             )
-
-
-def _own_depth(model: PreTrainedModel) -> str:
-    return str(dimension_field(model.config, "layers"))
 
 
 def _check_shapes(recipes: tuple[Recipe, ...], tensors: Mapping[str, Tensor]) -> None:

@@ -88,6 +88,20 @@ def test_a_layer_built_by_its_position_is_refused():
         plan_growth(source.config, GrowthConfig(depth=2))
 
 
+def test_a_layer_with_tensors_of_its_own_is_not_copied_away():
+    source = tiny("rwkv")  # only its first layer has a norm before the block
+    with pytest.raises(UnsupportedModelError, match=r"by its position.*blocks\.1\.pre_ln"):
+        plan_growth(source.config, GrowthConfig(depth=2, depth_method="interpose"))
+
+
+def test_a_module_that_counts_the_layers_may_count_more():
+    source, ids = tiny("ctrl"), random_ids()
+    grown = bootstrap_from_pretrained(source, GrowthConfig(depth=2))
+    assert (source.transformer.num_layers, grown.transformer.num_layers) == (3, 6)
+    expected = logits(assembled_by_hand(source, MAPS["stack"]), input_ids=ids, use_cache=False)
+    assert drift(logits(grown, input_ids=ids, use_cache=False), expected) < 1e-6
+
+
 def test_a_model_can_become_shallower():
     source = tiny("llama")
     grown = bootstrap_from_pretrained(source, GrowthConfig(layer_map=(0, 2)))

@@ -59,6 +59,7 @@ def test_depth_growth_reports_its_jump_and_promises_nothing():
         (GrowthConfig(width=2), "model.layers.0.mlp.up_proj.weight"),
         (GrowthConfig(width=2), "model.norm.weight"),
         (GrowthConfig(depth=2), "model.layers.5.mlp.up_proj.weight"),
+        (GrowthConfig(depth=2, width=2), "model.layers.5.mlp.up_proj.weight"),
     ],
     ids=str,
 )
@@ -119,6 +120,13 @@ def test_models_keep_their_mode_and_dropout_does_not_blur_the_check():
     grown = bootstrap_from_pretrained(source, GrowthConfig(width=2))
     assert source.training
     assert all(module.training for module in grown.modules())
+
+
+def test_a_source_that_cannot_run_is_told_from_a_grown_model_that_cannot():
+    source = tiny("llama")
+    grown = bootstrap_from_pretrained(source, GrowthConfig(width=2))
+    with pytest.raises(GrowthError, match="The source model cannot read"):
+        verify_growth(source, grown, [5, 10**6])
 
 
 def test_text_that_is_no_text_is_refused():
