@@ -29,7 +29,9 @@ class GrowthProof:
         base_tokens: D1 of the base.
         keeps_function: whether the method promises the same logits.
         logit_drift: largest difference of logits over the largest logit; tolerance: what is allowed, where promised.
-        loss_before, loss_after: on the held-out text, nats per token; None where it was not measured.
+        loss_before, loss_after: of the base, and of the grown model before any step, on the second stage's held-out
+            text in nats per token; None where it was not measured.
+        tokens, loss_end: the longest second stage measured from this base, and its loss.
     """
 
     base_tokens: int
@@ -38,6 +40,8 @@ class GrowthProof:
     tolerance: float | None
     loss_before: float | None
     loss_after: float | None
+    tokens: int | None
+    loss_end: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,18 +126,23 @@ def _growth_proofs(folder: Path, points: Sequence[ScalingPoint], own: Sequence[S
     proofs = []
     for run_id in dict.fromkeys(point.run_id for point in own):
         run = RunFolder(folder / "runs" / run_id)
-        grown = (read_json(run.path / "done.json").get("growth") or {}).get("growth") if run.is_done() else None
-        found = grown[-1].get("verification") if grown else None
+        growth = read_json(run.path / "done.json").get("growth") if run.is_done() else None
+        found = growth.get("verification") if growth else None
         if found is not None:
             before, after = _losses_around(points, run.spec())
+            d1 = run.spec().base_tokens
+            ends = [p for p in own if p.base_tokens == d1 and p.phase == "end" and p.seed == run.spec().seed]
+            last = max(ends, key=lambda point: point.tokens, default=None)
             proofs.append(
                 GrowthProof(
-                    base_tokens=run.spec().base_tokens,
+                    base_tokens=d1,
                     keeps_function=found["keeps_function"],
                     logit_drift=found["logit_drift"],
                     tolerance=found["tolerance"],
                     loss_before=before,
                     loss_after=after,
+                    tokens=last.tokens if last else None,
+                    loss_end=last.loss if last else None,
                 )
             )
     return sorted(proofs, key=lambda proof: proof.base_tokens)

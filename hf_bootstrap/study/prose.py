@@ -14,6 +14,7 @@ __all__ = [
     "about_method",
     "crossover_notes",
     "finding_words",
+    "floor_words",
     "form_words",
     "growth_words",
     "headline",
@@ -132,14 +133,37 @@ def crossover_notes(decision: Decision) -> str:
     return f"{decision.reach:.1f} decades beyond the data" if decision.reach else "inside the data"
 
 
+def floor_words(floor: float, interval: tuple[float, float] | None) -> str:
+    """What the fit says of E, with which every exponent trades."""
+    if floor < 0.01:
+        return (
+            "The floor E of the fit has gone to 0: these points show no floor, so the exponents stand in for it and "
+            "mean little by themselves."
+        )
+    told = "of unknown uncertainty" if interval is None else f"[{interval[0]:.2f}, {interval[1]:.2f}]"
+    return f"The floor E of the fit is {floor:.2f} {told}; another floor would change the exponents, and α3 with them."
+
+
 def growth_words(proofs: Sequence[GrowthProof]) -> str:
     """What the growth proofs show."""
     if not proofs:
         return ""
-    checked = "Logits of base and grown model on random tokens, largest difference over largest logit. "
+    told = "Logits of base and grown model on random tokens, largest difference over largest logit. "
     if all(proof.keeps_function for proof in proofs):
-        return checked + "The method promises the same function up to rounding, and it was checked on every base."
-    return checked + "The method does not promise the same function: training has to win back what growth lost."
+        told += "The method promises the same function up to rounding, and it was checked on every base."
+    else:
+        told += "The method does not promise the same function: training has to win back what growth lost."
+    worse = [
+        format_count(proof.base_tokens)
+        for proof in proofs
+        if proof.loss_before is not None and proof.loss_end is not None and proof.loss_end > proof.loss_before
+    ]
+    if worse:
+        told += (
+            f" From the base of {_listed(worse)} tokens the whole second stage did not win back the loss of the base: "
+            "leaving that model alone would have been better."
+        )
+    return told
 
 
 def limits(points: Sequence[ScalingPoint]) -> list[str]:

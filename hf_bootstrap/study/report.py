@@ -19,6 +19,7 @@ from .prose import (
     about_method,
     crossover_notes,
     finding_words,
+    floor_words,
     form_words,
     growth_words,
     headline,
@@ -139,6 +140,7 @@ def _section(finding: Finding) -> dict[str, Any]:
         "figures": _figures(finding.law, title),
         "null_figure": _null_figure(finding),
         "alpha3": _alpha3(finding.law),
+        "floor": floor_words(finding.law.params_["E"], finding.law.interval("E")),
         "exponents": [_exponent_row(finding.law, d1) for d1 in finding.base_tokens],
         "nulls": [with_greek(str(test)) for test in finding.nulls],
         "forms": _form_rows(finding),
@@ -240,9 +242,10 @@ def _crossover_row(base_tokens: int, decision: Decision) -> dict[str, str]:
 
 
 def _budget(value: float) -> str:
+    """A budget of tokens as people can use it: nobody trains on less than one, or on more than 1e15."""
     if value in (0.0, float("inf")):
         return "always" if value else "never"
-    return format_count(value) if value < 1e15 else f"{value:.0e}"
+    return "<1" if value < 1 else ">1000T" if value > 1e15 else format_count(value)
 
 
 def _growth_row(proof: GrowthProof) -> dict[str, str]:
@@ -253,7 +256,8 @@ def _growth_row(proof: GrowthProof) -> dict[str, str]:
         "allowed": "not promised" if proof.tolerance is None else f"{proof.tolerance:.0e}",
         "before": "–" if before is None else f"{before:.4f}",
         "after": "–" if after is None else f"{after:.4f}",
-        "change": "–" if before is None or after is None else f"{after - before:+.4f}",
+        "end": "–" if proof.loss_end is None or proof.tokens is None else f"{proof.loss_end:.4f}",
+        "tokens": "–" if proof.tokens is None else format_count(proof.tokens),
     }
 
 

@@ -8,7 +8,7 @@ from hf_bootstrap.laws.law import ScalingLaw
 from hf_bootstrap.records import ScalingPoint
 from hf_bootstrap.store import RunFolder, write_json
 from hf_bootstrap.study.analysis import analyse
-from hf_bootstrap.study.prose import limits
+from hf_bootstrap.study.prose import growth_words, limits
 from hf_bootstrap.study.report import terminal_summary, write_report
 
 TEXT = {
@@ -163,18 +163,22 @@ def test_growth_is_shown_with_its_proof_and_the_loss_around_it(demo_grid, demo_p
     stage = next(spec for spec in specs.values() if spec.growth and "width" in spec.growth)
     proof = {"keeps_function": True, "logit_drift": 3e-7, "tolerance": 1e-5}
     folder = RunFolder.create(tmp_path, stage)
-    folder.finish({"run_id": stage.run_id, "growth": {"growth": [{"verification": proof}]}})
+    folder.finish({"run_id": stage.run_id, "growth": {"verification": proof}})
     base = stage.start.partition("/")[0]
     eval_sets = {"docs": {"sum": 320.5, "count": 100.0, "bytes": 180.0}}
     points = [replace(p, eval=eval_sets) for p in demo_points if p.run_id == base]
     begun = next(p for p in demo_points if p.run_id == stage.run_id)
     points.append(replace(begun, tokens=0, step=0, phase="warmup", loss=3.2051))
     (finding,) = findings = analyse(tmp_path, points)
+    points.append(replace(begun, run_id="end", tokens=5_000, phase="end", loss=3.3))
+    assert "did not win back" in growth_words(analyse(tmp_path, points)[0].growth)
     (found,) = finding.growth
     assert (found.loss_before, found.loss_after, found.logit_drift) == (3.205, 3.2051, 3e-7)
     words = Page(write_report(tmp_path, points, findings).read_text()).words
     assert "3.0e-07" in words
-    assert "+0.0001" in words
+    assert "3.2050" in words
+    assert "3.2051" in words
+    assert "did not win back" not in words
 
 
 def test_limits_follow_the_design(demo_points):
