@@ -77,7 +77,7 @@ def main() -> None:
         vocab_size=len(tokenizer), hidden_size=64, intermediate_size=176, num_hidden_layers=2, num_attention_heads=2,
         tie_word_embeddings=False,
     )  # fmt: skip
-    base = given.model_name_or_path or LlamaForCausalLM(tiny)
+    base = bootstrap_from_pretrained(given.model_name_or_path or LlamaForCausalLM(tiny), GrowthConfig())  # as it is
     model = bootstrap_from_pretrained(base, growth)
     attention = choose_attention()
     model.set_attn_implementation(attention.name)
@@ -94,6 +94,7 @@ def main() -> None:
         {"held_out": held},
         base_tokens=parse_count(given.base_tokens, "--base_tokens"),
         method=given.method or growth_name(given, growth),
+        n_params_base=base.num_parameters() if given.model_name_or_path else None,
         attention=attention.name,
         attention_reason=attention.reason,
         batch_tokens=step,

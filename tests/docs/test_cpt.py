@@ -1,0 +1,73 @@
+"""The training entry point as its users call it: under accelerate, and on a real checkpoint and real text."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from hf_bootstrap.store import read_points
+
+from .pages import ROOT
+
+SHARED = Path(os.environ.get("HF_BOOTSTRAP_SHARED", ROOT / "../shared"))
+STORIES = SHARED / "data/checkpoints/stories260K"
+WIKITEXT = SHARED / "data/corpora/wikitext-2/valid.txt.gz"
+OFFLINE = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+
+
+def run(folder, *arguments, launcher=()):
+    command = [sys.executable, *launcher, str(ROOT / "examples/cpt.py"), "--output_dir", "out", *arguments]
+    done = subprocess.run(command, cwd=folder, env=OFFLINE, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    read = read_points(folder / "out/points.jsonl")
+    assert not read.problems
+    return read.points
+
+
+@pytest.fixture
+def text(tmp_path):
+    """Train and held-out slices of WikiText."""
+    if not WIKITEXT.exists():
+        pytest.skip(f"{WIKITEXT} is not here; set HF_BOOTSTRAP_SHARED to the folder with the test corpora")
+    words = gzip.decompress(WIKITEXT.read_bytes()).decode()
+    (tmp_path / "train.txt").write_text(words[:300_000])
+    (tmp_path / "held.txt").write_text(words[-30_000:])
+    return ["--train_file", "train.txt", "--validation_file", "held.txt"]
+
+
+def plain_loss(file):
+    """What the checkpoint knows of the text before it has read any like it: transformers' own loss, in windows."""
+    tokenizer, model = AutoTokenizer.from_pretrained(STORIES), AutoModelForCausalLM.from_pretrained(STORIES)
+    ids = torch.tensor(tokenizer(file.read_text())["input_ids"])
+    windows = ids[: len(ids) // 128 * 128].reshape(-1, 128)
+    with torch.no_grad():
+        return model(input_ids=windows, labels=windows).loss.item()
+
+
+def test_it_runs_under_accelerate_launch(tmp_path):
+    launcher = ["-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"]
+    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    points = run(tmp_path, "--max_tokens", "8k", launcher=launcher)
+    assert [(p.method, p.tokens, p.base_tokens, p.phase) for p in points] == [("scratch", 15 * 512, 0, "end")]
+
+
+@pytest.mark.parametrize("growth", [None, {"width": 2}, {"depth": 2, "depth_method": "stack"}], ids=str)
+def test_a_real_checkpoint_grows_and_learns_wikitext(tmp_path, text, growth):
+    if not STORIES.exists():
+        pytest.skip(f"{STORIES} is not here; set HF_BOOTSTRAP_SHARED to the folder with the test checkpoint")
+    flags = ["--model_name_or_path", str(STORIES.resolve()), "--base_tokens", "6.5e9", "--max_tokens", "80k", *text]
+    if growth is not None:
+        (tmp_path / "growth_config.json").write_text(json.dumps(growth))
+        flags += ["--growth", str(tmp_path)]
+    (point,) = run(tmp_path, *flags, "--learning_rate", "5e-4")
+    assert (point.tokens, point.base_tokens, point.n_params_base) == (156 * 512, 6_500_000_000, 260_032)
+    assert point.loss < plain_loss(tmp_path / "held.txt") - 0.5
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert saved.num_parameters() == point.n_params
+    assert (point.n_params > 260_032) == (growth is not None)
