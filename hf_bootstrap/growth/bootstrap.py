@@ -153,18 +153,12 @@ def _check_source(source: PreTrainedModel) -> None:
 
 
 def _check_ties(source: PreTrainedModel, plan: GrowthPlan) -> None:
-    planned = {recipe.source for recipe in plan.recipes}
-    ties = find_ties(source)
-    names = {name for name, _ in source.named_parameters(remove_duplicate=False)} - set(ties)
-    if odd := sorted(names - planned) if not plan.growth.grows_depth else []:
+    ties, setting = find_ties(source), f"tie_word_embeddings={source.config.tie_word_embeddings}"
+    for name in sorted(set(plan.ties) ^ set(ties)):
+        what = f"is the same tensor as {ties[name]}" if name in ties else "has weights of its own"
         raise GrowthError(
-            f"{odd[0]} has weights of its own, but the config says it is tied to another tensor "
-            f"(tie_word_embeddings={source.config.tie_word_embeddings}). Make the config say what the model is."
-        )
-    if odd := sorted(set(ties) & planned):
-        raise GrowthError(
-            f"{odd[0]} is the same tensor as {ties[odd[0]]}, but the config says they are two "
-            f"(tie_word_embeddings={source.config.tie_word_embeddings}). Make the config say what the model is."
+            f"{name} {what}, which is not how the config builds it ({setting}). Growth would lose one of the two; "
+            "make the config say what the model is."
         )
 
 

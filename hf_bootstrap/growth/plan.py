@@ -26,6 +26,7 @@ from .architecture import (
     constants,
     dimension_field,
     find_layers,
+    find_ties,
     head_width,
     named_tensors,
     outer_norm,
@@ -48,6 +49,7 @@ class GrowthPlan:
         layer_map: the old layer of every new layer.
         factors: growth factor by dimension.
         recipes: one per tensor of the grown model, tied tensors once.
+        ties: parameters of the source architecture that are another parameter, as `find_ties` gives them.
         n_params_source, n_params: total, tied parameters counted once.
         n_params_non_embedding_source, n_params_non_embedding: as `count_parameters` counts.
     """
@@ -58,6 +60,7 @@ class GrowthPlan:
     layer_map: tuple[int, ...]
     factors: Mapping[str, int]
     recipes: tuple[Recipe, ...]
+    ties: Mapping[str, str]
     n_params_source: int
     n_params: int
     n_params_non_embedding_source: int
@@ -101,6 +104,7 @@ class GrowthPlan:
             "target_config": json.loads(self.target_config.to_json_string(use_diff=False)),
             "layer_map": list(self.layer_map),
             "factors": dict(self.factors),
+            "ties": dict(self.ties),
             "n_params_source": self.n_params_source,
             "n_params": self.n_params,
             "n_params_non_embedding_source": self.n_params_non_embedding_source,
@@ -158,6 +162,7 @@ def plan_growth(
         layer_map=layer_map,
         factors=dict(factors),
         recipes=recipes,
+        ties=find_ties(source),
         n_params_source=before[0],
         n_params=after[0],
         n_params_non_embedding_source=before[1],
