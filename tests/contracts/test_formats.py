@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_bootstrap import store
+from hf_bootstrap import ScalingLaw, store
 from hf_bootstrap.errors import PointError, RecordError
 from hf_bootstrap.records import PHASES, SCHEMA, RunSpec, ScalingPoint, canonical_json, seal, unseal
 
@@ -89,3 +89,16 @@ def test_the_name_of_a_run_is_the_one_specified():
     digest = hashlib.sha256(canonical_json(spec.to_dict()).encode()).hexdigest()[:10]
     assert spec.run_id == f"a_b-x-0-128-{digest}"
     assert set(spec.to_dict()) == set(rows("5"))
+
+
+def test_every_field_of_a_saved_law_is_specified(tmp_path):
+    ScalingLaw.from_params("chinchilla", A=482.01, B=2085.43, E=1.8172, alpha=0.3478, beta=0.3658).save_pretrained(
+        tmp_path
+    )
+    law = json.loads((tmp_path / "law.json").read_text())
+    specified = rows("7")
+    assert set(law) == set(specified)
+    words = {"text": str, "count": int, "number": float, "flag": bool, "object": dict, "list": list}
+    for name, (kind, _, meaning) in specified.items():
+        assert type(law[name]) is words[kind] or (law[name] is None and "null" in meaning), name
+    assert set(law["replicates"]) == set(re.findall(r"`(\w+)` \(", specified["replicates"][2]))
