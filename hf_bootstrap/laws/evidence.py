@@ -25,7 +25,7 @@ RIVALS = ("bootstrap", "multiplicative", "additive", "total_tokens", "effective_
 
 @dataclass(frozen=True, kw_only=True)
 class FormScore:
-    """How one form does on the points; errors are means of |measured / predicted - 1|.
+    """How one form does on the points; errors are means of |predicted / measured - 1|.
 
     Attributes:
         n_params: parameters fitted, those of a from-scratch branch included.
@@ -139,7 +139,7 @@ def _score(form: Form, points: Points, objective: str, delta: float) -> FormScor
     fit = fit_form(form, logs, points.loss, objective=objective, delta=delta)
     n, k = len(points), len(fit.theta)
     scratch = points.from_scratch
-    missed = np.abs(np.expm1(fit.residuals))
+    missed = np.abs(np.expm1(-fit.residuals))
     spread = float(np.log(np.mean(fit.residuals**2) + 1e-300))
     params = form.to_params(fit.theta)
     bases = None
@@ -165,7 +165,7 @@ def _held_out(fit: Fit, points: Points, parts: Sequence[npt.NDArray[np.bool_]]) 
     out = np.array(parts)
     found = refit(fit, logs, points.loss[None], (~out).astype(np.float64))
     with np.errstate(over="ignore"):
-        missed = np.abs(np.expm1(np.log(points.loss) - fit.form.log_loss(logs, found.theta)))
+        missed = np.abs(np.expm1(fit.form.log_loss(logs, found.theta) - np.log(points.loss)))
     return float(missed[out].mean())
 
 

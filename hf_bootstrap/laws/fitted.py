@@ -65,7 +65,7 @@ class FittedLaw:
         replicates: joint refits, the source of every interval.
         ranges: column -> smallest and largest value in the data; empty for published parameters.
         n_points, n_scratch: rows fitted, and how many of them had base_tokens 0.
-        error: mean of |measured / predicted - 1|; None for published parameters.
+        error: mean of |predicted / measured - 1|; None for published parameters.
         warnings: what the checks said.
         points_digest: SHA-256 of the rows.
     """
@@ -160,7 +160,7 @@ class FittedLaw:
         reach = self.reach(logs)
         if not extrapolate:
             self._refuse_far(reach)
-            self._refuse_rising(logs)
+            self._refuse_rising(logs, reach)
         value, found = self.ask(lambda theta: self.form.log_loss(logs, theta), level)
         low, high = (None, None) if found is None else (shaped(np.exp(x), shape) for x in found)
         return Prediction(
@@ -180,12 +180,15 @@ class FittedLaw:
                 "Ask nearer to the data, or say extrapolate=True and carry the risk."
             )
 
-    def _refuse_rising(self, logs: Mapping[str, FloatArray]) -> None:
+    def _refuse_rising(self, logs: Mapping[str, FloatArray], reach: FloatArray | None) -> None:
+        """Inside the data more tokens can hurt, and the points have shown it; beyond them it is the formula's end."""
+        beyond = np.ones(len(next(iter(logs.values()))), dtype=bool) if reach is None else reach > 0
         for name, values in (self.form.exponents(logs, self.theta[None]) or {}).items():
-            if np.any(values <= 0):
+            rising = values[0][beyond & (values[0] <= 0)]
+            if len(rising):
                 raise PredictionError(
-                    f"There the exponent of {name} is {np.nanmin(values):.3g}: the law says loss rises with more of "
-                    "them, which is where its formula ends, not what a model does. Ask nearer to the data, or say "
+                    f"There the exponent of {name} is {rising.min():.3g}: the law says loss rises with more of them, "
+                    "which is where its formula ends, not what a model does. Ask inside the data, or say "
                     "extrapolate=True."
                 )
 
@@ -243,7 +246,7 @@ def fit_law(
         ranges=ranges,
         n_points=len(points),
         n_scratch=int(points.from_scratch.sum()),
-        error=float(np.mean(np.abs(np.expm1(fit.residuals)))),
+        error=float(np.mean(np.abs(np.expm1(-fit.residuals)))),
         warnings=run_checks(points, fit, replicates),
         points_digest=points.digest(),
     )

@@ -1,0 +1,60 @@
+"""Points made from known laws, and the measured tables of the shared folder."""
+
+import csv
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hf_bootstrap import ScalingLaw
+
+SHARED = Path(os.environ.get("HF_BOOTSTRAP_SHARED", Path(__file__).parents[2].parent / "shared"))
+TABLES = SHARED / "data" / "tables"
+CODE = {"base_tokens": "D1", "tokens": "D2", "loss": "loss_cod"}
+FICTION = {"base_tokens": "D1", "tokens": "D2", "loss": "loss_fic"}
+
+# Close to what the miniature runs of continued pretraining gave.
+TRUTH = {
+    "A": 1.37e4, "alpha1": 0.387, "alpha2": 0.655, "alpha3": 0.0247, "E": 1.71, "A_scratch": 368.0,
+    "alpha_scratch": 0.433,
+}  # fmt: skip
+FOUR_BASES = (131_072, 327_680, 819_200, 2_048_000)
+
+
+def table(*parts):
+    path = TABLES.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"the shared table {'/'.join(parts)} is not here; set HF_BOOTSTRAP_SHARED")
+    return path
+
+
+def chinchilla_240():
+    """Hoffmann et al.'s points as Besiroglu et al. (arXiv:2404.10102) traced them, without the 5 highest losses."""
+    with table("chinchilla-besiroglu", "svg_extracted_data.csv").open(newline="") as file:
+        rows = [(float(r["Model Size"]), float(r["Training FLOP"]), float(r["loss"])) for r in csv.DictReader(file)]
+    n, c, loss = np.array(sorted(rows, key=lambda row: row[2])[:-5]).T
+    return {"n_params": n, "tokens": c / (6 * n), "loss": loss}
+
+
+def demo_design(trunks=1, bases=FOUR_BASES, marks=(131_072, 262_144, 524_288), scratch=True):
+    """(base_tokens, tokens, trunk) of every run."""
+    levels = (0, *bases) if scratch else bases
+    return [(d1, d2, trunk) for trunk in range(trunks) for d1 in levels for d2 in marks]
+
+
+def measured(design, law=None, noise=0.0, base_noise=0.0, seed=0):
+    """A table of points of a law, with log-normal noise per run and per base, and all ids."""
+    law = law or ScalingLaw.from_params("bootstrap", **TRUTH)
+    rng = np.random.default_rng(seed)
+    d1, d2, trunk = (np.array(column) for column in zip(*design, strict=True))
+    bases = [f"trunk{t}-{b}" for t, b in zip(trunk, d1, strict=True)]
+    luck = {base: base_noise * rng.standard_normal() for base in dict.fromkeys(bases)}
+    loss = law.predict(base_tokens=d1, tokens=d2, extrapolate=True).value
+    loss = loss * np.exp(noise * rng.standard_normal(len(d1)) + np.array([luck[base] for base in bases]))
+    return {
+        "base_tokens": d1, "tokens": d2, "loss": loss,
+        "run_id": [f"{base}-{tokens}" for base, tokens in zip(bases, d2, strict=True)],
+        "base_run_id": [f"trunk{t}" for t in trunk],
+        "base_checkpoint_id": bases,
+    }  # fmt: skip

@@ -1,0 +1,147 @@
+"""Decisions: published crossovers, every sign case, and answers that are refused."""
+
+import numpy as np
+import pytest
+
+from hf_bootstrap import ScalingLaw
+from hf_bootstrap.errors import LawError
+
+from .grids import TRUTH, demo_design, measured
+
+# Liew et al. 2025, arXiv:2502.03009, table 2: raw tokens, raw dense parameters, shared E = 0.165.
+DENSE = ScalingLaw.from_params("chinchilla", A=12.3, alpha=0.116, B=8.83, beta=0.088, E=0.165)
+MOE = ScalingLaw.from_params("chinchilla", A=7.05, alpha=0.080, B=32.0, beta=0.161, E=0.165)
+
+
+def upcycled(n_params):
+    """Their law of upcycling at one size: the size term is part of the floor."""
+    floor = 0.165 + 8.53 * n_params**-0.112
+    return ScalingLaw.from_params("bootstrap", A=16.3, alpha1=0.043, alpha2=0.085, alpha3=7.98e-4, E=floor)
+
+
+@pytest.mark.parametrize(
+    ("law", "asked", "loss"),
+    [
+        (DENSE, {"tokens": 74e9, "n_params": 1e9}, 2.2525),
+        (DENSE, {"tokens": 111e9, "n_params": 1e9}, 2.2183),
+        (MOE, {"tokens": 37e9, "n_params": 1e9}, 2.1447),
+        (MOE, {"tokens": 111e9, "n_params": 1e9}, 2.0415),
+        (upcycled(1e9), {"base_tokens": 74e9, "tokens": 37e9}, 2.1442),
+    ],
+)
+def test_published_predictions(law, asked, loss):
+    assert law.predict(**asked).value == pytest.approx(loss, abs=6e-5)
+
+
+@pytest.mark.parametrize(("base_tokens", "exponent"), [(1e10, 0.0666), (1e11, 0.0648), (1e12, 0.0630)])
+def test_published_exponents(base_tokens, exponent):
+    found = upcycled(1e9).exponent(base_tokens)
+    assert found.value == pytest.approx(exponent, abs=6e-5)
+    assert found.low is None
+
+
+@pytest.mark.parametrize(
+    ("n_params", "base_tokens", "tokens"),
+    [
+        (1e9, 1e10, 7.1e9),
+        (1e9, 1e11, 5.1e10),
+        (1e9, 1e12, np.inf),
+        (7e9, 1e10, 3.9e9),
+        (7e9, 1e11, 2.0e10),
+        (7e9, 1e12, 1.6e11),
+    ],
+)
+def test_published_crossovers_with_floors_of_their_own(n_params, base_tokens, tokens):
+    found = upcycled(n_params).crossover(base_tokens=base_tokens, scratch=MOE, n_params=n_params)
+    assert found.value == pytest.approx(tokens, rel=0.03)  # published to two digits
+    assert found.low is None
+    assert any("given, not fitted" in note for note in found.notes)
+
+
+def test_saturation_of_the_published_law_is_astronomical():
+    found = upcycled(1e9).saturation()
+    assert found.value == pytest.approx(np.exp(0.085 / 7.98e-4))
+    assert "not a wall" in found.notes[0]
+
+
+def test_crossover_is_where_the_two_curves_of_one_law_meet():
+    law = ScalingLaw.from_params("bootstrap", **TRUTH)
+    for base_tokens in (2e5, 1e6, 5e6):
+        found = law.crossover(base_tokens=base_tokens)
+        reused, scratch = (law.predict(base_tokens=d, tokens=found.value).value for d in (base_tokens, 0))
+        assert reused == pytest.approx(scratch, rel=1e-10)
+        assert (
+            law.predict(base_tokens=base_tokens, tokens=found.value / 2).value
+            < law.predict(base_tokens=0, tokens=found.value / 2).value
+        )
+        by_search = law.crossover(base_tokens=base_tokens, scratch=law)
+        assert by_search.value == pytest.approx(found.value, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("a_scratch", "alpha_scratch", "value", "words"),
+    [
+        (50.0, 0.4, None, "small budgets"),  # scratch starts ahead and falls more slowly
+        (50.0, 0.9, 0.0, "better at every budget"),
+        (1e9, 0.1, np.inf, "better at every second-stage budget"),
+        (1e9, 0.9, 1e9, "up to this many"),
+    ],
+)
+@pytest.mark.parametrize("by_search", [False, True])
+def test_every_sign_case_is_named(a_scratch, alpha_scratch, value, words, by_search):
+    """Reuse at D1 = e^10: L - E = 1000 * D2^-(0.8 - 0.03 * 10)."""
+    reuse = {"A": 1000.0, "alpha1": 0.0, "alpha2": 0.8, "alpha3": 0.03, "E": 0.01}
+    law = ScalingLaw.from_params("bootstrap", **reuse, A_scratch=a_scratch, alpha_scratch=alpha_scratch)
+    found = law.crossover(base_tokens=np.exp(10.0), scratch=law if by_search else None)
+    assert words in found.notes[0]
+    if value is None:
+        assert found.value is None
+    elif value in (0.0, np.inf):
+        assert found.value == value
+    else:
+        assert found.value == pytest.approx((a_scratch / 1000) ** (1 / (alpha_scratch - 0.5)), rel=1e-3)
+
+
+def test_decisions_of_a_fitted_law_carry_intervals_that_hold_the_truth():
+    truth = ScalingLaw.from_params("bootstrap", **TRUTH)
+    law = ScalingLaw(resamples=200).fit(measured(demo_design(trunks=6), noise=0.003))
+    for found, true in (
+        (law.crossover(base_tokens=1e6), truth.crossover(base_tokens=1e6)),
+        (law.saturation(), truth.saturation()),
+    ):
+        assert found.low < true.value < found.high
+        assert found.low < found.value < found.high
+        assert found.reach is not None
+
+
+def test_a_crossover_beyond_the_data_says_how_far():
+    law = ScalingLaw(resamples=100).fit(measured(demo_design(trunks=6), noise=0.003))
+    found = law.crossover(base_tokens=2_048_000)
+    assert found.reach > 0.3
+    assert f"{found.reach:.1f} decades beyond the data" in " ".join(found.notes)
+    assert "decades" in str(found)
+
+
+def test_questions_without_an_answer_are_refused_or_answered_with_the_reason():
+    alone = ScalingLaw.from_params("bootstrap", A=900.0, alpha1=0.25, alpha2=0.42, alpha3=0.012, E=1.6)
+    with pytest.raises(LawError, match="without from-scratch rows"):
+        alone.crossover(base_tokens=1e6)
+    with pytest.raises(LawError, match="base_tokens is 0"):
+        ScalingLaw.from_params("bootstrap", **TRUTH).crossover(base_tokens=0)
+    with pytest.raises(LawError, match="has no alpha3"):
+        ScalingLaw.from_params("total_tokens", A=400.0, alpha=0.4, E=1.8).saturation()
+    rising = ScalingLaw.from_params("bootstrap", A=900.0, alpha1=0.25, alpha2=0.42, alpha3=-0.012, E=1.6).saturation()
+    assert rising.value is None
+    assert "is not positive" in rising.notes[0]
+
+
+def test_saturation_is_not_claimed_when_the_interval_of_alpha3_includes_zero():
+    flat = ScalingLaw.from_params("multiplicative", A=200.0, alpha1=0.06, alpha2=0.33, E=1.7)
+    law = next(
+        law
+        for law in (ScalingLaw().fit(measured(demo_design(scratch=False), flat, 0.01, seed=s)) for s in range(20))
+        if law.params_["alpha3"] > 0
+    )
+    found = law.saturation()
+    assert found.value is None
+    assert "includes 0" in found.notes[0]

@@ -1,0 +1,71 @@
+"""Figures: each is drawn, says what it shows, and leaves the session's style alone."""
+
+import matplotlib as mpl
+import pytest
+from matplotlib.figure import Figure
+
+from hf_bootstrap import ScalingLaw, compare_forms
+from hf_bootstrap.errors import LawError
+from hf_bootstrap.laws.evidence import null_test
+from hf_bootstrap.laws.figures import form_table, loss_curves, null_figure, three_panels
+
+from .grids import demo_design, measured
+
+TABLE = measured(demo_design(), noise=0.003)
+
+
+@pytest.fixture(scope="module")
+def law():
+    return ScalingLaw().fit(TABLE)
+
+
+def test_the_three_panels_share_a_floor_and_name_the_place_of_the_factor(law):
+    figure = three_panels(law)
+    assert isinstance(figure, Figure)
+    slices, exponents, factors = figure.axes
+    assert [text.get_text() for text in slices.get_legend().get_texts()] == ["131k", "328k", "819k", "2.05M"]
+    assert f"E = {law.params_['E']:.3g}" in exponents.get_title(loc="left")
+    assert factors.get_title(loc="left").startswith("Factor at D2 = 262k, E =")
+    assert len(slices.lines) == 8
+
+
+def test_loss_curves_show_every_base_and_scratch(law):
+    (axis,) = loss_curves(law).axes
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == [
+        "from scratch", "D1 = 131k", "D1 = 328k", "D1 = 819k", "D1 = 2.05M",
+    ]  # fmt: skip
+    assert len(axis.collections) == 5  # one band each
+
+
+def test_loss_curves_are_drawn_for_forms_without_exponents_and_without_intervals():
+    form = ScalingLaw("total_tokens").fit(measured(demo_design(bases=(131_072, 524_288)), noise=0.01))
+    (axis,) = loss_curves(form).axes
+    assert len(axis.collections) == 0
+    with pytest.raises(LawError, match="draw loss_curves instead"):
+        three_panels(form)
+
+
+def test_the_null_figure_has_a_row_for_each_null(law):
+    tests = [null_test(TABLE, null, n=30) for null in ("total_tokens", "effective_transfer")]
+    figure = null_figure(tests, law.interval("alpha3"))
+    assert ["total tokens" in figure.axes[0].get_title(loc="left"), len(figure.axes)] == [True, 2]
+
+
+def test_the_form_table_has_three_bars_for_each_form():
+    comparison = compare_forms(TABLE, ["bootstrap", "total_tokens"])
+    (axis,) = form_table(comparison).axes
+    assert len(axis.patches) == 6
+
+
+def test_drawing_neither_takes_nor_changes_the_style_of_the_session(law):
+    with mpl.rc_context({"font.size": 30.0, "axes.facecolor": "black"}):
+        before = dict(mpl.rcParams)
+        axis = loss_curves(law).axes[0]
+        assert dict(mpl.rcParams) == before
+        assert mpl.colors.to_hex(axis.get_facecolor()) == "#ffffff"
+        assert axis.xaxis.label.get_size() < 12
+
+
+def test_a_law_without_points_cannot_be_drawn():
+    with pytest.raises(LawError, match="no points at hand"):
+        loss_curves(ScalingLaw.from_params("total_tokens", A=400.0, alpha=0.4, E=1.8))

@@ -1,0 +1,127 @@
+"""The engine against published optima, scipy, and plain definitions."""
+
+import numpy as np
+import pytest
+from scipy import optimize
+
+from hf_bootstrap.errors import FitError
+from hf_bootstrap.laws.fitting import fit_form, refit
+from hf_bootstrap.laws.forms import FORMS
+
+from .grids import chinchilla_240
+
+
+def bootstrap_points(seed, noise=0.004):
+    rng = np.random.default_rng(seed)
+    form = FORMS["bootstrap"]
+    u, v = (x.ravel() for x in np.meshgrid(np.log(np.geomspace(2e5, 4e6, 5)), np.log(np.geomspace(1e5, 2e6, 5))))
+    theta = np.array([9.0, 0.35, 0.6, 0.02, np.log(1.6)]) + 0.02 * rng.standard_normal(5) * [10, 1, 1, 0.1, 1]
+    logs = {"base_tokens": u, "tokens": v}
+    return form, logs, np.exp(form.log_loss(logs, theta[None])[0] + noise * rng.standard_normal(len(u))), theta
+
+
+def huber(residual, delta):
+    size = np.abs(residual)
+    return np.sum(np.where(size <= delta, residual**2 / 2, delta * (size - delta / 2)))
+
+
+# Besiroglu et al. 2024 and the true optima of the two objectives (the published fit is the L1 limit).
+@pytest.mark.parametrize(
+    ("objective", "delta", "optimum", "params"),
+    [
+        ("huber", 1e-3, 1.01827401780e-3, (477.82587, 2143.41736, 1.8172181, 0.3473105, 0.3671724)),
+        ("huber", 1e-7, None, (481.999, 2085.393, 1.816862, 0.3478122, 0.3658532)),
+        ("lsq", 1e-3, None, (593.3, 4875.6, 1.8645, 0.3603, 0.4059)),
+    ],
+)
+def test_chinchilla_oracles(objective, delta, optimum, params):
+    points = chinchilla_240()
+    logs = {name: np.log(points[name]) for name in ("tokens", "n_params")}
+    fit = fit_form(FORMS["chinchilla"], logs, points["loss"], objective=objective, delta=delta)
+    digits = 1e-6 if objective == "huber" else 2e-4
+    assert list(fit.form.to_params(fit.theta).values()) == pytest.approx(params, rel=digits)
+    assert fit.share > 0.5
+    if optimum is not None:
+        assert fit.value == pytest.approx(optimum, rel=1e-10)
+        assert fit.value == pytest.approx(huber(fit.residuals, delta), rel=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_worse_than_scipy_from_the_truth(seed):
+    form, logs, loss, theta = bootstrap_points(seed)
+
+    def objective(x):
+        return huber(np.log(loss) - form.log_loss(logs, x[None])[0], 1e-3)
+
+    rival = optimize.minimize(objective, theta, method="Nelder-Mead", options={"maxiter": 20_000, "fatol": 1e-15})
+    rival = optimize.minimize(objective, rival.x, method="Nelder-Mead", options={"maxiter": 20_000, "fatol": 1e-15})
+    found = fit_form(form, logs, loss)
+    assert found.value <= rival.fun * (1 + 1e-9)
+    assert found.value == pytest.approx(rival.fun, rel=0.02)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_least_squares_equals_scipy(seed):
+    form, logs, loss, theta = bootstrap_points(seed)
+    rival = optimize.least_squares(
+        lambda x: np.log(loss) - form.log_loss(logs, x[None])[0],
+        theta,
+        x_scale="jac",
+        xtol=1e-15,
+        ftol=1e-15,
+        gtol=1e-15,
+    )
+    found = fit_form(form, logs, loss, objective="lsq")
+    assert found.value == pytest.approx(rival.cost, rel=1e-9)
+    np.testing.assert_allclose(found.theta, rival.x, rtol=1e-3)
+
+
+def test_a_weight_of_two_is_a_row_given_twice():
+    form, logs, loss, _ = bootstrap_points(7)
+    counts = np.random.default_rng(0).multinomial(len(loss), np.full(len(loss), 1 / len(loss)))
+    fit = fit_form(form, logs, loss)
+    weighted = refit(fit, logs, loss[None], counts[None].astype(float))
+    rows = np.repeat(np.arange(len(loss)), counts)
+    repeated = fit_form(form, {name: column[rows] for name, column in logs.items()}, loss[rows])
+    assert weighted.value[0] == pytest.approx(repeated.value, rel=1e-6)
+
+
+def test_a_batch_gives_what_each_problem_gives_alone():
+    form, logs, loss, _ = bootstrap_points(3)
+    fit = fit_form(form, logs, loss)
+    left_out = 1.0 - np.eye(len(loss))
+    together = refit(fit, logs, loss[None], left_out)
+    alone = [refit(fit, logs, loss[None], row[None]).value[0] for row in left_out]
+    np.testing.assert_allclose(together.value, alone, rtol=1e-9)
+
+
+def test_one_wild_point_hardly_moves_the_robust_fit():
+    form, logs, loss, _ = bootstrap_points(1)
+    wild = loss.copy()
+    wild[12] *= 1.2
+
+    def moved(objective):
+        a, b = (fit_form(form, logs, x, objective=objective) for x in (loss, wild))
+        return np.abs(form.log_loss(logs, a.theta[None]) - form.log_loss(logs, b.theta[None])).max()
+
+    assert moved("huber") < 0.005 < moved("lsq")
+
+
+def test_a_floor_that_is_not_there_rests_at_zero():
+    """Points of a pure power law: E goes to nothing, and the search ends."""
+    logs = {"base_tokens": np.log(np.repeat([1e5, 3e5, 1e6], 3)), "tokens": np.log(np.tile([1e5, 3e5, 1e6], 3))}
+    total = np.logaddexp(logs["base_tokens"], logs["tokens"])
+    noise = np.random.default_rng(0).standard_normal(9)
+    fit = fit_form(FORMS["total_tokens"], logs, np.exp(4 - 0.2 * total + 0.001 * noise))
+    assert fit.converged
+    assert fit.form.to_params(fit.theta)["E"] < 0.3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"objective": "l2"}, "Known: huber, lsq"), ({"delta": 0.0}, "positive"), ({"delta": float("nan")}, "positive")],
+)
+def test_objectives_that_do_not_exist_are_refused(options, message):
+    form, logs, loss, _ = bootstrap_points(0)
+    with pytest.raises(FitError, match=message):
+        fit_form(form, logs, loss, **options)
