@@ -56,7 +56,8 @@ def run_demo(out: str | Path, *, workers: int = 2, say: Callable[[str], None] = 
         StudyError: text or a run that failed; finished runs are kept.
         StoreError: another process works in `out`, or a file cannot be written.
     """
-    from .study.report import summarize, write_report
+    from .study.analysis import analyse
+    from .study.report import terminal_summary, write_report
     from .study.run import run_study
 
     out = Path(out)
@@ -66,8 +67,9 @@ def run_demo(out: str | Path, *, workers: int = 2, say: Callable[[str], None] = 
     say(f"Training {len(specs)} runs, {workers} at a time")
     points = run_study(specs, out, "hf_bootstrap.training.loop:run_one", workers=workers)
     say("Fitting laws and writing the report")
-    report = write_report(out, points)
-    say(summarize(out, points))
+    findings = analyse(out, points)
+    report = write_report(out, points, findings, text=facts)
+    say(terminal_summary(findings, points))
     return report
 
 
