@@ -55,7 +55,7 @@ def write_atomic(path: str | Path, content: str | bytes) -> None:
     # Hidden, so that no reader of the folder takes it for a file of ours if a crash leaves it behind.
     temporary = path.parent / f".{path.name[:40]}.{secrets.token_hex(6)}.tmp"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         try:
             with open(temporary, "xb") as file:
                 file.write(data)
@@ -123,7 +123,7 @@ def append_point(path: str | Path, point: ScalingPoint) -> None:
             f"have {_LONGEST_LINE:,}. Put less into its text fields."
         )
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         is_new = not path.exists()
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
         try:
@@ -370,6 +370,14 @@ class RunFolder:
 
 # What a file system answers that cannot sync a folder, or may not open one: its files are as safe as it makes them.
 _CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM}
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it, each known to the disk before anything is put into it."""
+    missing = [above for above in (folder, *folder.parents) if not above.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in reversed(missing):
+        _sync_folder(made.parent)
 
 
 def _sync_folder(folder: Path) -> None:

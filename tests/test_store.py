@@ -63,6 +63,18 @@ def test_a_file_holds_what_was_written_and_nothing_lies_beside_it(tmp_path, cont
     assert os.listdir(path.parent) == [path.name]
 
 
+@pytest.mark.parametrize("write", [lambda path: write_atomic(path, "x"), lambda path: append_point(path, point(1))])
+def test_every_folder_that_was_made_is_known_to_the_disk_before_the_file_is_promised(tmp_path, monkeypatch, write):
+    synced = []
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (synced.append(os.readlink(f"/proc/self/fd/{file}")), real(file)))
+    write(tmp_path / "runs" / "run-1" / "points.jsonl")
+    folders = [name for name in synced if os.path.isdir(name)]
+    assert folders == [str(tmp_path / made) for made in (".", "runs", "runs/run-1")]
+    files = [name for name in synced if not os.path.isdir(name)]
+    assert len(files) == 1
+
+
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o000])
 def test_a_file_has_the_rights_the_user_chose(tmp_path, umask):
     before = os.umask(umask)
