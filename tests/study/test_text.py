@@ -177,7 +177,14 @@ def test_long_documents_are_cut_before_lines_that_are_not_indented():
     pieces = list(text._pieces(long))
     assert "\n".join(pieces) == long
     assert all(piece.startswith("def ") for piece in pieces)
-    assert max(map(len, pieces)) <= 8_000
+    assert 500 <= min(map(len, pieces[:-1])) <= max(map(len, pieces)) <= 1_000
+
+
+def test_an_indented_stretch_is_cut_where_a_line_ends():
+    stretch = "class C:\n" + "".join(f"    a{n} = {n}\n" for n in range(500))
+    pieces = list(text._pieces(stretch))
+    assert "\n".join(pieces) == stretch
+    assert max(map(len, pieces)) <= 1_000
 
 
 def test_a_text_without_places_to_cut_stays_whole():
