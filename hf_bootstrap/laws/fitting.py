@@ -127,7 +127,14 @@ def _whiten(form: Form, logs: Logs, theta: FloatArray) -> FloatArray:
 
 
 def _newton(
-    form: Form, logs: Logs, log_loss: FloatArray, weights: FloatArray, theta: FloatArray, delta: float, steps: int
+    form: Form,
+    logs: Logs,
+    log_loss: FloatArray,
+    weights: FloatArray,
+    theta: FloatArray,
+    delta: float,
+    steps: int,
+    tolerance: float = 1e-13,
 ) -> Minimum:
     """Damped Newton from `theta` at one delta; problems that are done leave the batch."""
     theta = theta.copy()
@@ -152,7 +159,7 @@ def _newton(
         largest = np.maximum(curvature.max(axis=1, keepdims=True), 1e-300)
         pulled = np.einsum("bpq,bp->bq", turned @ vectors, gradient[active])
         decrement[active] = 0.5 * np.sum(pulled**2 / (curvature + 1e-13 * largest), axis=1)
-        going = decrement[active] > 1e-13 * value[active] + 1e-30
+        going = decrement[active] > tolerance * value[active] + 1e-30
         active, turned, curvature, vectors = active[going], turned[going], curvature[going], vectors[going]
         if not len(active):
             break
@@ -210,7 +217,8 @@ def minimise(
     """
     theta, wide = starts, widest
     while wide > 1.5 * delta:
-        theta = _newton(form, logs, log_loss, weights, theta, wide, _STEPS).theta
+        # On the way it need not be exact; a very small tolerance would only polish what the next one moves.
+        theta = _newton(form, logs, log_loss, weights, theta, wide, _STEPS, tolerance=1e-4).theta
         wide /= _NARROWING
     return _newton(form, logs, log_loss, weights, theta, delta, _LAST_STEPS)
 
@@ -240,8 +248,7 @@ def fit_form(form: Form, logs: Logs, loss: FloatArray, *, objective: str = "hube
         )
     edge = _edge(objective, delta)
     log_loss = np.log(loss)
-    ones = np.ones((1, rows))
-    found = minimise(form, logs, log_loss[None], ones, form.starts(logs, loss), delta=edge)
+    found = minimise(form, logs, log_loss[None], np.ones((1, rows)), form.starts(logs, loss), delta=edge)
     best = int(np.argmin(found.value))
     value, theta = float(found.value[best]), found.theta[best]
     near = found.value <= value * (1 + 1e-4) + 1e-20

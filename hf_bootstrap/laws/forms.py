@@ -33,7 +33,10 @@ _FEW_FLOORS = (1e-6, 0.3, 0.6, 0.8, 0.95)
 
 
 def _matrix(rows: int, *columns: FloatArray | float) -> FloatArray:
-    return np.stack([np.broadcast_to(np.asarray(column, dtype=float), (rows,)) for column in columns], axis=1)
+    matrix = np.empty((rows, len(columns)))
+    for i, column in enumerate(columns):
+        matrix[:, i] = column
+    return matrix
 
 
 def _solve_power_term(design: FloatArray, loss: FloatArray, floors: Sequence[float]) -> FloatArray:

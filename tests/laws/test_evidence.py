@@ -37,8 +37,8 @@ def test_the_pilot_is_read_as_its_readme_says(name, columns, readme, alpha3):
     for score in comparison.scores:
         error, left_out, aicc = readme[score.form]
         assert 100 * score.error == pytest.approx(error, abs=0.006)
-        # Left-one-out fits of the pilot may have stopped at another optimum of a flat loss.
-        assert 100 * score.leave_one_out == pytest.approx(left_out, rel=0.04)
+        # Some left-one-out losses have several optima within 0.1% of each other, with other predictions.
+        assert 100 * score.leave_one_out == pytest.approx(left_out, rel=0.06)
         assert score.aicc == pytest.approx(aicc, abs=0.6)
     assert next(s for s in comparison.scores if s.form == "bootstrap").alpha3 == pytest.approx(alpha3, abs=6e-4)
 

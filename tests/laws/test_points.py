@@ -173,7 +173,7 @@ def test_files_and_things_that_hold_no_points_are_refused(tmp_path):
 def test_columns_are_renamed_and_a_wrong_name_is_explained():
     table = {"D2": [1, 2], "L": [2.0, 1.9]}
     assert Points.read(table, columns={"tokens": "D2", "loss": "L"}).tokens.tolist() == [1, 2]
-    with pytest.raises(PointError, match="no column 'D3' to use as tokens. Known: D2, L"):
+    with pytest.raises(PointError, match=r"no column 'D3' to use as tokens\. Known: D2, L"):
         Points.read(table, columns={"tokens": "D3", "loss": "L"})
     with pytest.raises(PointError, match="Did you mean 'tokens'"):
         Points.read(table, columns={"token": "D2"})
