@@ -53,7 +53,15 @@ def ended(study: Path) -> list[str]:
 def alive(study: Path) -> list[int]:
     """Processes of any run of the study that still live."""
     pids = {int(pid) for _, _, pid in fake_runs.read_journal(study)}
-    return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    return [pid for pid in pids if lives(pid)]
+
+
+def lives(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"  # dead, and waiting for whoever adopted it to notice
 
 
 def wait_until(condition, seconds=30.0):
@@ -235,7 +243,8 @@ def test_interrupted_it_ends_its_runs_and_says_how_to_go_on(tmp_path, number):
     assert process.returncode != 0
     assert "runs finished" in errors
     assert "Start the study again" in errors
-    assert not alive(tmp_path)
+    # A run that was being started when the signal came dies with its parent, a moment later.
+    wait_until(lambda: not alive(tmp_path), seconds=5.0)
     with lock(tmp_path):
         pass
 
