@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import TrainingError
+from ..growth.plan import count_parameters
 from ..units import training_flops_per_token
 
 __all__ = ["FLOPS_FORMULA", "ModelSize", "TokenCounter", "measure_size"]
@@ -21,7 +22,7 @@ class ModelSize:
 
     Attributes:
         total: every parameter once, tied ones counted once.
-        non_embedding: without the token table and the output head; N of most scaling laws.
+        non_embedding: without embedding tables and the output head; N of most scaling laws.
         active: used for one token; None where experts make it unknown here.
         matmul: weights in matrix products, output head included even if tied.
         layers, attention_width: for the attention term; None where the config does not say.
@@ -47,21 +48,19 @@ def measure_size(model: Any) -> ModelSize:
     Args:
         model: a `PreTrainedModel` with `get_input_embeddings` and `get_output_embeddings`.
     """
-    embeddings = model.get_input_embeddings()
+    total, non_embedding = count_parameters(model)
     head = model.get_output_embeddings()
-    # parameters() yields a tied weight once, so the set below removes it once.
-    apart = {id(p) for module in (embeddings, head) if isinstance(module, nn.Module) for p in module.parameters()}
-    body = [p for p in model.parameters() if id(p) not in apart]
-    total = sum(p.numel() for p in model.parameters())
+    of_head = set() if head is None else {id(p) for p in head.parameters()}
+    vectors = sum(p.numel() for p in model.parameters() if p.dim() < 2 and id(p) not in of_head)
     config = model.config.get_text_config()
     heads = getattr(config, "num_attention_heads", None)
     width = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else None)
     has_experts = any(getattr(config, key, None) for key in ("num_experts", "num_local_experts", "n_routed_experts"))
     return ModelSize(
         total=total,
-        non_embedding=sum(p.numel() for p in body),
+        non_embedding=non_embedding,
         active=None if has_experts else total,
-        matmul=sum(p.numel() for p in body if p.dim() > 1) + (head.weight.numel() if head is not None else 0),
+        matmul=non_embedding - vectors + (0 if head is None else head.weight.numel()),
         layers=getattr(config, "num_hidden_layers", None),
         attention_width=heads * width if heads and width else None,
     )
