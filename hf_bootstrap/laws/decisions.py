@@ -50,7 +50,9 @@ class Decision:
 
 
 def _count(value: float) -> str:
-    return {0.0: "never", np.inf: "always"}.get(value) or (format_count(value) if value < 1e18 else f"{value:.1e}")
+    if value in (0.0, np.inf):
+        return "always" if value else "never"
+    return "<1" if value < 1 else ">1e18" if value > 1e18 else format_count(value)
 
 
 def crossover(

@@ -38,6 +38,7 @@ class LawLike(Protocol):
 
 
 _MAX_REACH = 2.0  # decades beyond the data
+_NO_FLOOR = float(np.log(1e-3))  # ln of nats: a floor below a thousandth of a nat is none
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -112,6 +113,8 @@ class FittedLaw:
         def question(theta: FloatArray) -> FloatArray:
             return np.exp(theta[:, index]) if as_size else theta[:, index]
 
+        if as_size and self.replicates.method == "jackknife" and self.theta[index] < _NO_FLOOR:
+            return None  # at its bound a floor moves to one side only, and t is for what moves to both
         _, found = self.ask(question, level)
         if found is None or not np.isfinite(found).all():
             return None
@@ -213,7 +216,8 @@ def completed(form: Form, points: Points) -> tuple[Form, Points]:
         )
     if len(np.unique(points.tokens[scratch])) >= 3:
         return WithScratch(form), points
-    reason = f"{int(scratch.sum())} from-scratch rows left out: their curve needs at least 3 token counts."
+    count = int(scratch.sum())
+    reason = f"{count} from-scratch row{'s' * (count > 1)} left out: their curve needs at least 3 token counts."
     return form, points.take(~scratch, reason)
 
 

@@ -88,7 +88,7 @@ class Points:
         for column, wanted in (where or {}).items():
             keep &= _matching(table, column, wanted)
         if where and not keep.all():
-            notes.append(f"{np.sum(~keep)} rows left out by where={dict(where)!r}.")
+            notes.append(f"{_rows(~keep)} left out by where={dict(where)!r}.")
         keep = _end_of_run(table, keep, notes)
         columns_checked = _numbers(table, keep)
         keep = _trained(columns_checked, keep, notes)
@@ -193,14 +193,11 @@ def _from_records(points: Sequence[ScalingPoint]) -> dict[str, _Column]:
 
 def _read_jsonl(path: Path) -> tuple[list[ScalingPoint], list[str]]:
     read = read_points(path)
-    data = path.read_bytes()
-    last = data.count(b"\n") + 1
     notes = []
     for number, why in read.problems:
-        if number == last:  # no newline behind it: the writer was stopped in the middle
-            notes.append(f"1 row left out: line {number} of {path.name} was cut short by a crash.")
-            continue
-        raise PointError(f"{path} line {number}: {why}")
+        if number not in read.harmless:
+            raise PointError(f"{path} line {number}: {why}")
+        notes.append(f"1 row left out: line {number} of {path.name}: {why}")
     return read.points, notes
 
 
@@ -249,6 +246,11 @@ def _rename(table: dict[str, _Column], columns: Mapping[str, str]) -> dict[str, 
     return table
 
 
+def _rows(which: npt.NDArray[np.bool_], kind: str = "") -> str:
+    count = int(np.sum(which))
+    return f"{count} {kind}row{'' if count == 1 else 's'}"
+
+
 def _label_text(table: dict[str, _Column]) -> dict[str, _Column]:
     """Ids are text wherever they came from, so that a table and its copy on disk agree; empty ones are None."""
     text = {}
@@ -279,7 +281,7 @@ def _end_of_run(table: Mapping[str, _Column], keep: npt.NDArray[np.bool_], notes
         return keep
     ended = np.array([phase in (None, "end") for phase in table["phase"]], dtype=bool)
     if np.any(keep & ~ended):
-        notes.append(f"{np.sum(keep & ~ended)} rows left out: measured before their run's learning rate had decayed.")
+        notes.append(f"{_rows(keep & ~ended)} left out: measured before their run's learning rate had decayed.")
     return keep & ended
 
 
@@ -307,7 +309,7 @@ def _numbers(table: Mapping[str, _Column], keep: npt.NDArray[np.bool_]) -> dict[
 def _trained(columns: Mapping[str, FloatArray], keep: npt.NDArray[np.bool_], notes: list[str]) -> Any:
     untrained = keep & (columns["tokens"] == 0)
     if untrained.any():
-        notes.append(f"{np.sum(untrained)} rows left out: 0 tokens, a model before its second stage has no place here.")
+        notes.append(f"{_rows(untrained)} left out: 0 tokens, a model before its second stage has no place here.")
     return keep & ~untrained
 
 
@@ -351,5 +353,5 @@ def _one_method(
             beside = {value for value in column[based] if value is not None}
             comparable &= np.array([not beside or value is None or value in beside for value in column], dtype=bool)
     if np.any(scratch & ~comparable):
-        notes.append(f"{np.sum(scratch & ~comparable)} from-scratch rows left out: another domain or model size.")
+        notes.append(f"{_rows(scratch & ~comparable, 'from-scratch ')} left out: another domain or model size.")
     return based | comparable

@@ -172,7 +172,7 @@ def test_too_few_scratch_rows_are_left_out_and_named():
     design = [row for row in demo_design() if row[0] or row[1] == 131_072]
     law = ScalingLaw().fit(measured(design, noise=0.002))
     assert "A_scratch" not in law.params_
-    assert "1 from-scratch rows left out: their curve needs at least 3 token counts." in law.checks_
+    assert "1 from-scratch row left out: their curve needs at least 3 token counts." in law.checks_
     with pytest.raises(FitError, match="All 3 points are from scratch"):
         ScalingLaw().fit(measured([row for row in demo_design() if not row[0]]))
 
@@ -315,3 +315,26 @@ def test_a_law_with_any_part_replaced_is_refused_or_answers(law_bytes, tmp_path_
         return
     assert law.predict(base_tokens=2e5, tokens=2e5).value > 0
     assert law.summary()
+
+
+def test_a_floor_that_has_gone_to_zero_has_no_certain_looking_interval():
+    floorless = ScalingLaw.from_params(
+        "bootstrap",
+        **{
+            **TRUTH,
+            "A": 45.0,
+            "alpha1": 0.13,
+            "alpha2": 0.16,
+            "alpha3": 0.007,
+            "E": 1e-9,
+            "A_scratch": 12.0,
+            "alpha_scratch": 0.09,
+        },
+    )
+    table = measured(demo_design(), floorless, noise=0.003, seed=1)
+    law = ScalingLaw().fit(table)
+    assert law.fitted.replicates.method == "jackknife"
+    assert law.params_["E"] < 1e-3
+    assert law.interval("E") is None
+    assert law.stderr_["E"] is None
+    assert any("E has gone to 0" in sentence for sentence in law.checks_)

@@ -57,7 +57,7 @@ def test_rows_that_are_not_used_are_counted_with_the_reason():
     assert points.tokens.tolist() == [500, 600]
     assert points.left_out == (
         "2 rows left out: measured before their run's learning rate had decayed.",
-        "1 rows left out: 0 tokens, a model before its second stage has no place here.",
+        "1 row left out: 0 tokens, a model before its second stage has no place here.",
     )
 
 
@@ -68,7 +68,7 @@ def test_several_methods_are_refused_and_where_chooses_one_keeping_scratch():
     chosen = Points.read(rows, where={"method": "stack"})
     assert chosen.method.tolist() == ["stack", "scratch"]
     assert chosen.from_scratch.tolist() == [False, True]
-    assert "1 rows left out by where" in chosen.left_out[0]
+    assert "1 row left out by where" in chosen.left_out[0]
 
 
 def test_scratch_rows_of_another_size_or_domain_do_not_stay_beside_a_method():
@@ -135,7 +135,12 @@ def test_a_broken_line_is_refused_by_its_number_and_a_torn_last_one_is_named(tmp
     path.write_bytes(whole[:-20])
     points = Points.read(path)
     assert len(points) == 2
-    assert points.left_out == ("1 row left out: line 3 of points.jsonl was cut short by a crash.",)
+    (note,) = points.left_out
+    assert note.startswith("1 row left out: line 3 of points.jsonl: The line was cut short by a crash")
+    append_point(path, point(tokens=700))  # the run was resumed: the tail is closed and the point measured again
+    append_point(path, point(tokens=600))
+    again = Points.read(path)
+    assert (len(again), len(again.left_out)) == (3, 2)
     path.write_bytes(whole.replace(b'"loss":2.0', b'"loss":1.0', 1))
     with pytest.raises(PointError, match=r"line 1: .*changed after it was written"):
         Points.read(path)
