@@ -75,9 +75,10 @@ def headline(findings: Sequence[Finding]) -> str:
             else f"{ways} does not show beyond doubt that longer trained bases gain less from a second stage. "
         ) + "What each shows instead, and how sure that is, stands below."
     names = _listed([about_method(finding)[0].lower() for finding in falls])
+    hints = "A hint that longer" if any(_is_a_hint(finding) for finding in falls) else "Longer"
     return (
-        f"Longer trained bases gain less from a second stage with {names} ({len(falls)} of {len(told)} methods): there "
-        "the exponent falls, and neither of the laws without saturation explains the points. This rests on few bases "
+        f"{hints} trained bases gain less from a second stage with {names} ({len(falls)} of {len(told)} methods): "
+        "there the exponent falls, and the laws without saturation do not describe the points. This rests on few bases "
         "of tiny models; see what these data cannot tell."
     )
 
@@ -100,6 +101,8 @@ def finding_words(finding: Finding) -> str:
     if finding.verdict is None:
         return "No law could be fitted"
     label = finding.verdict.finding
+    if label == "falls" and _is_a_hint(finding):
+        return "A hint of saturation: longer trained bases gain less"
     if label.startswith("cannot be told from "):
         return f"Not settled: {label.removeprefix('cannot be told from ')} explains it as well"
     return {
@@ -109,6 +112,11 @@ def finding_words(finding: Finding) -> str:
         "cannot be told": "Not settled: α3 may be zero",
         "too few bases": "Not settled: too few bases",
     }.get(label, label)
+
+
+def _is_a_hint(finding: Finding) -> bool:
+    """Whether too few bases stand behind a law for more than a hint."""
+    return finding.law is not None and finding.law.fitted.replicates.method == "jackknife"
 
 
 def measured_words(finding: Finding) -> str:

@@ -29,6 +29,7 @@ def test_the_readme_shows_the_library_and_the_command_line():
 
 @pytest.mark.parametrize("page", PYTHON_PAGES, ids=name_of)
 def test_the_python_of_a_page_runs_from_top_to_bottom(page, tmp_path):
+    (tmp_path / "docs").symlink_to(ROOT / "docs")  # what a page shows is run from the root of the repository
     script = f"PAGE, BLOCKS = {str(page)!r}, {blocks(page, 'python')!r}\n{RUNNER}"
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
