@@ -1,7 +1,9 @@
 """The `hf-bootstrap` command: its verbs, and one place where errors become a sentence and an exit code."""
 
+import functools
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
@@ -20,8 +22,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+
+def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that says how to go on when it is stopped; typer would end it without a word."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt as stopped:
+            typer.secho(str(stopped) or "Stopped. Run the same command again to go on where it was.", err=True)
+            raise typer.Exit(130) from stopped
+
+    return run
+
+
 for _command in (demo, fit, predict, env):
-    app.command()(_command)
+    app.command()(_stoppable(_command))
 
 
 def _show_version(asked: bool) -> None:
@@ -42,15 +60,12 @@ def _options(
 
 
 def main() -> None:
-    """Run a command; our errors end it with their message and code 1, Ctrl-C with code 130."""
+    """Run a command; our errors end it with their message and code 1."""
     try:
         app()
     except BootstrapError as error:
         typer.secho(f"Error: {error}", fg="red", err=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        typer.secho("Stopped. Run the same command again to go on where it was.", err=True)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -56,15 +56,18 @@ def test_our_errors_end_a_command_with_a_sentence_and_code_1(monkeypatch, capsys
     assert capsys.readouterr().err == "Error: run x failed. Look at its log.\n"
 
 
-def test_ctrl_c_ends_with_code_130_and_says_how_to_go_on(monkeypatch, capsys):
-    def stopped():
-        raise KeyboardInterrupt
+@pytest.mark.parametrize(
+    ("told", "shown"),
+    [((), "Run the same command again to go on"), (("3 of 70 runs finished. Start again.",), "3 of 70 runs finished")],
+)
+def test_a_stopped_command_ends_with_code_130_and_says_how_to_go_on(told, shown, monkeypatch, tmp_path):
+    def stopped(*args, **kwargs):
+        raise KeyboardInterrupt(*told)
 
-    monkeypatch.setattr(cli, "app", stopped)
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert stop.value.code == 130
-    assert "go on" in capsys.readouterr().err
+    monkeypatch.setattr("hf_bootstrap.demo.run_demo", stopped)
+    result = run("demo", "--out", str(tmp_path))
+    assert result.exit_code == 130
+    assert shown in result.output
 
 
 def test_a_missing_file_is_one_sentence_not_a_traceback(tmp_path):
