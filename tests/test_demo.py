@@ -1,0 +1,52 @@
+"""The main job end to end, small: real text, real runs, real laws, and a page that needs nothing else."""
+
+import dataclasses
+import re
+
+import pytest
+
+from hf_bootstrap import ScalingLaw, demo
+from hf_bootstrap.store import read_points
+
+MARKS = (10_240, 20_480, 40_960)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """The demo with a fraction of its text and a fiftieth of its tokens; everything else as it is."""
+    documentation, python_code, grid = demo.documentation, demo.python_code, demo.demo_grid
+    monkeypatch.setattr(demo, "documentation", lambda: documentation()[:150])
+    monkeypatch.setattr(demo, "python_code", lambda: python_code()[:60])
+    monkeypatch.setattr(demo, "_HELD_OUT_CHARACTERS", 4_000)
+
+    def small_grid(facts):
+        whole = grid(facts)
+        methods = tuple(dataclasses.replace(method, tokens=MARKS) for method in whole.methods)
+        return dataclasses.replace(whole, base_tokens=MARKS, methods=methods, warmup_steps=4, rewarm_steps=2)
+
+    monkeypatch.setattr(demo, "demo_grid", small_grid)
+
+
+def test_the_whole_story_runs_and_a_second_call_trains_nothing(small, tmp_path):
+    said = []
+    report = demo.run_demo(tmp_path, say=said.append)
+    done = {file: file.stat().st_mtime_ns for file in tmp_path.glob("runs/*/done.json")}
+    assert len(done) == 4 + 3 * 4 + 3 * 3 * 4
+
+    page = report.read_text()
+    assert not re.findall(r"<(?:script|link|img|iframe)\b[^>]*(?:src|href)=[\"']?(?!data:)", page)
+    for method, title in (("continue", "Continued"), ("stack", "depth"), ("expand-split", "width")):
+        assert title in page
+        assert title in said[-1]
+        points = read_points(tmp_path / f"points/{method}.jsonl").points
+        ends = [p for p in points if p.phase == "end"]
+        assert sorted({p.base_tokens for p in ends}) == [0, *MARKS]
+        assert {p.tokens for p in ends} == set(MARKS)
+        law = ScalingLaw.from_pretrained(tmp_path / f"law-{method}")
+        assert law.n_points_ == len(ends) == 12
+    starts = [p for p in read_points(tmp_path / "points/expand-split.jsonl").points if p.base_tokens and not p.tokens]
+    bases = {p.tokens: p.loss for p in read_points(tmp_path / "points/scratch.jsonl").points if p.phase == "end"}
+    assert {p.base_tokens: p.loss for p in starts} == {d1: pytest.approx(bases[d1], rel=1e-5) for d1 in MARKS}
+
+    demo.run_demo(tmp_path, say=said.append)
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.glob("runs/*/done.json")} == done
