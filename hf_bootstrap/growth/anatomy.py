@@ -14,16 +14,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from ..errors import UnsupportedModelError
-from .architecture import (
-    DIMENSIONS,
-    Layers,
-    build_meta,
-    changed_config,
-    dimension_field,
-    head_width,
-    is_norm,
-    named_tensors,
-)
+from .architecture import build_meta, is_norm, named_tensors
+from .depth import Layers
+from .sizes import DIMENSIONS, changed_config, dimension_field, field_value, head_width, text_part
 
 __all__ = ["SEAMS", "Axis", "Segment", "TensorAnatomy", "probe_axes"]
 
@@ -88,13 +81,13 @@ def probe_axes(
     Raises:
         UnsupportedModelError: a tensor whose axes cannot be told, and why.
     """
-    sizes = {d: getattr(config, f) for d in DIMENSIONS if (f := dimension_field(config, d)) is not None}
+    sizes = {d: field_value(config, f) for d in DIMENSIONS if (f := dimension_field(config, d)) is not None}
     if "hidden" not in sizes or "heads" not in sizes:
         raise UnsupportedModelError(f"{config.model_type} names no hidden size or no heads, so its width is not known.")
     changes = {str(dimension_field(config, d)): size * _PROBE[d] for d, size in sizes.items()}
     width = head_width(config)
     if _may_write_head_dim(config):
-        changes["head_dim"] = width
+        changes[text_part(config) + "head_dim"] = width
     model = build_meta(config, model_class)
     larger = _shapes(build_meta(changed_config(config, changes), model_class))
     shapes = _shapes(model)
@@ -106,7 +99,9 @@ def probe_axes(
 
 
 def _may_write_head_dim(config: PreTrainedConfig) -> bool:
-    return not isinstance(getattr(type(config), "head_dim", None), property)
+    part = text_part(config).rstrip(".")
+    owner = field_value(config, part) if part else config
+    return not isinstance(getattr(type(owner), "head_dim", None), property)
 
 
 class _Probe:

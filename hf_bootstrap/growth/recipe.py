@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .anatomy import Axis
+from .anatomy import Axis, Segment
 from .operators import Operator, gather, interleave, keyed_generator, rescale, sum_copies
 
 __all__ = ["BLOCK", "Recipe"]
@@ -33,6 +33,7 @@ class Recipe:
         reads: the axis whose copies share the weight; None where every axis is gathered.
         operator: name of the width method on the axis `reads`, for people; "copy" if there is none.
         scale, offset: applied at the end, as in `operators.rescale`; `reason` says why.
+        layer_map: the old layer of every new layer, for an axis that holds a block per layer.
     """
 
     target: str
@@ -45,16 +46,24 @@ class Recipe:
     scale: float = 1.0
     offset: float = 0.0
     reason: str = ""
+    layer_map: tuple[int, ...] = ()
 
     def index(self, axis: int) -> Tensor | None:
         """The old unit of every new unit on an axis, (new,) int64; None where the axis stays as it is."""
-        if not self.axes or all(self.factors.get(s.dimension or "", 1) == 1 for s in self.axes[axis]):
+        if not self.axes or all(self._factor(s) == 1 for s in self.axes[axis]):
             return None
         maps, start = [], 0
         for segment in self.axes[axis]:
-            maps.append(start + interleave(segment.length, self.factors.get(segment.dimension or "", 1), segment.block))
+            if segment.dimension == "layers":
+                blocks = torch.arange(segment.length).reshape(-1, segment.block)
+                maps.append(start + blocks[list(self.layer_map)].reshape(-1))
+            else:
+                maps.append(start + interleave(segment.length, self._factor(segment), segment.block))
             start += segment.length
         return torch.cat(maps)
+
+    def _factor(self, segment: Segment) -> int:
+        return 0 if segment.dimension == "layers" else self.factors.get(segment.dimension or "", 1)
 
     @property
     def is_copy(self) -> bool:
@@ -137,6 +146,7 @@ class Recipe:
             "scale": self.scale,
             "offset": self.offset,
             "reason": self.reason,
+            "layer_map": list(self.layer_map),
         }
 
     def _gathered(self, weight: Tensor, first: int = 0) -> Tensor:

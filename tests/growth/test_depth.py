@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from hf_bootstrap.errors import UnsupportedModelError
-from hf_bootstrap.growth.architecture import find_layers, per_layer_lists
 from hf_bootstrap.growth.bootstrap import bootstrap_from_pretrained
 from hf_bootstrap.growth.config import GrowthConfig
+from hf_bootstrap.growth.depth import find_layers, per_layer_lists
 from hf_bootstrap.growth.plan import plan_growth
 
 from .models import ARCHITECTURES, drift, logits, random_ids, tiny
@@ -66,7 +66,7 @@ def test_lists_per_layer_follow_the_layer_map():
 
 def test_a_list_that_happens_to_be_as_long_as_the_model_is_deep_is_left_alone():
     config = tiny("qwen3", eos_token_id=[1, 2, 3]).config
-    assert set(per_layer_lists(config, 3)) == {"layer_types"}
+    assert set(per_layer_lists(config, find_layers(config))) == {"layer_types"}
     assert plan_growth(config, GrowthConfig(depth=2)).target_config.eos_token_id == [1, 2, 3]
 
 

@@ -7,9 +7,10 @@ from transformers import LlamaConfig
 
 from hf_bootstrap.errors import GrowthError
 from hf_bootstrap.growth.anatomy import probe_axes
-from hf_bootstrap.growth.architecture import adds_one, build_meta, find_layers, find_ties
+from hf_bootstrap.growth.architecture import adds_one, build_meta, find_ties
 from hf_bootstrap.growth.bootstrap import grow_model
 from hf_bootstrap.growth.config import GrowthConfig
+from hf_bootstrap.growth.depth import find_layers
 from hf_bootstrap.growth.plan import count_parameters, plan_growth
 
 from .models import ARCHITECTURES, tiny
