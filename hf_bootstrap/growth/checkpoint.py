@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import CorruptFileError, GrowthError, StoreError, UnsupportedModelError
 
-__all__ = ["DTYPES", "Checkpoint", "Entry", "Match", "match_tensors", "open_checkpoint", "read_header"]
+__all__ = ["DTYPES", "Checkpoint", "Entry", "Match", "check_regular", "match_tensors", "open_checkpoint", "read_header"]
 
 # Bytes of one entry, by the names safetensors gives to dtypes. Types of less than a byte hold quantised weights.
 DTYPES = {
@@ -110,7 +110,7 @@ def read_header(path: Path) -> dict[str, Entry]:
         StoreError: the file cannot be read.
         CorruptFileError: no regular file, cut short, or a header that breaks the format; nothing else was read.
     """
-    _check_regular(path)
+    check_regular(path)
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -203,7 +203,7 @@ def _refuse(checkpoint: Checkpoint, what: str, found: list[str]) -> None:
 
 
 def _open_sharded(folder: Path, index: Path) -> Checkpoint:
-    _check_regular(index)
+    check_regular(index)
     try:
         record = _parse(index, index.read_bytes())
     except OSError as error:
@@ -233,7 +233,13 @@ def _open_sharded(folder: Path, index: Path) -> Checkpoint:
     return Checkpoint(folder=folder, entries=entries, files=tuple(files))
 
 
-def _check_regular(path: Path) -> None:
+def check_regular(path: Path) -> None:
+    """Refuse what is no file of its own folder: links, pipes, devices, folders.
+
+    Raises:
+        StoreError: there is nothing.
+        CorruptFileError: it is something else.
+    """
     try:
         mode = os.lstat(path).st_mode
     except (OSError, ValueError) as error:

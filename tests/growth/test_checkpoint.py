@@ -104,7 +104,7 @@ def test_an_index_that_lies_is_refused(folder, places, reason):
 def test_a_tensor_the_index_does_not_know_is_refused(folder):
     sharded(folder, {"x": "x.safetensors"}, x=torch.ones(2))
     save_file({"x": torch.ones(2), "y": torch.ones(2)}, folder / "x.safetensors")
-    with pytest.raises(CorruptFileError, match="y is in 'x.safetensors'"):
+    with pytest.raises(CorruptFileError, match=r"y is in 'x\.safetensors'"):
         open_checkpoint(folder)
 
 
