@@ -9,6 +9,7 @@ from ..errors import BootstrapError
 from .demo import demo
 from .env import env
 from .fit import fit
+from .grow import grow
 from .predict import predict
 
 __all__ = ["app", "main"]
@@ -20,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for _command in (demo, fit, predict, env):
+for _command in (demo, grow, fit, predict, env):
     app.command()(_command)
 
 

@@ -141,13 +141,17 @@ def grow_checkpoint(
     source, target = Path(os.path.abspath(source)), Path(os.path.abspath(target))
     _check_target(source, target)
     job = prepare_growth(source, config, max_shard_size=max_shard_size)
+    work_folder = target.parent / f".{target.name[:100]}.growing"
     if (finished := _finished(job, target)) is not None:
+        if work_folder.exists():  # killed between showing the target and tidying up
+            with lock(work_folder):
+                _sweep(work_folder)
         return finished
     if target.exists() and any(target.iterdir()) and not (overwrite and (target / GROWTH_FILE).is_file()):
         ours = (target / GROWTH_FILE).is_file()
         way_out = "overwrite=True (--overwrite) replaces it" if ours else "It was not written by a growth, so it stays"
         raise GrowthError(f"{target} exists and holds something else. {way_out}; or choose another target.")
-    with _work_folder(target, job) as work:
+    with _working_in(work_folder, target, job) as work:
         folder = work / "model"
         folder.mkdir(exist_ok=True)
         hashes = write_shards(job.checkpoint, job.match, job.plan, job.recipes, job.shards, folder, job.fingerprint)
@@ -280,9 +284,8 @@ def _finished(job: GrowthJob, target: Path) -> GrowthReport | None:
 
 
 @contextmanager
-def _work_folder(target: Path, job: GrowthJob) -> Iterator[Path]:
-    """A hidden folder beside the target, for this process alone; it stays only where a later call can go on in it."""
-    work = target.parent / f".{target.name[:100]}.growing"
+def _working_in(work: Path, target: Path, job: GrowthJob) -> Iterator[Path]:
+    """Hold a hidden folder beside the target for this process alone; it stays only where a later call can go on."""
     needed = job.size + _RESERVE
     with lock(work):
         _keep_what_counts(work, job)
