@@ -11,6 +11,7 @@ from .env import env
 from .fit import fit
 from .grow import grow
 from .predict import predict
+from .verify import verify
 
 __all__ = ["app", "main"]
 
@@ -21,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for _command in (demo, grow, fit, predict, env):
+for _command in (demo, grow, verify, fit, predict, env):
     app.command()(_command)
 
 

@@ -16,7 +16,7 @@ from .architecture import build_meta
 from .recipe import BLOCK
 from .stream import GrowthJob
 
-__all__ = ["GrowthForecast", "forecast_growth"]
+__all__ = ["GrowthForecast", "forecast_growth", "free_memory"]
 
 # Python, torch and transformers once imported, and the plan (measured: benchmarks/growth.py).
 _IMPORTS = 500_000_000
@@ -99,7 +99,7 @@ def forecast_growth(job: GrowthJob, target: str | os.PathLike[str]) -> GrowthFor
     dtype_bytes = job.size / max(1, plan.n_params)
     place = Path(os.path.abspath(target)).parent
     free = shutil.disk_usage(place if place.is_dir() else Path.cwd()).free
-    ram = _free_memory()
+    ram = free_memory()
     problems = []
     if job.size > free:
         problems.append(f"{format_bytes(job.size)} of weights, {format_bytes(free)} free on the target's disk")
@@ -138,7 +138,7 @@ def _flops(model: PreTrainedModel, sequence: int) -> float | None:
     return training_flops_per_token(inside + head.weight.numel(), layers, heads * width, sequence)
 
 
-def _free_memory() -> int | None:
+def free_memory() -> int | None:
     """Bytes of memory that programs could still take; None where the system does not say."""
     try:
         with open("/proc/meminfo", encoding="ascii") as file:

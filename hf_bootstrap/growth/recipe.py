@@ -124,6 +124,19 @@ class Recipe:
             grown = operator(grown, self.reads, read, keyed_generator(seed, key))
         return positions, self._rescaled(grown)
 
+    def expected_rows(self, rows: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        """What the shares of the grown rows that come from some rows of the source must sum to.
+
+        Returns:
+            The rows of the grown tensor as `grow_rows` gives them, and float64 sums, one row per row of the grown
+            tensor, or per row of the source where the shares lie along the first axis.
+        """
+        index = self.index(0)
+        positions = torch.arange(start, start + len(rows)) if index is None else _within(index, start, len(rows))
+        if index is not None and self.reads != 0:
+            rows = gather(rows, 0, index[positions] - start)
+        return positions, rescale(self._gathered(rows, first=1).double(), self.scale, offset=self.offset)
+
     def expected_sum(self, weight: Tensor) -> Tensor:
         """What `fold` gives for a grown tensor whose copies share the weight rightly; float64."""
         return rescale(self._gathered(weight).double(), self.scale, offset=self.offset)
