@@ -5,7 +5,8 @@ where the layers are for `depth`, which axis of a tensor means what for `anatomy
 """
 
 import copy
-from collections.abc import Callable
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,11 +19,15 @@ __all__ = [
     "adds_one",
     "build_meta",
     "constants",
+    "final_norm",
     "find_ties",
     "is_norm",
     "named_tensors",
-    "outer_norm",
 ]
+
+
+# Normalisations of the embedding, which come first.
+_OF_EMBEDDING = re.compile(r"embeddings?\.|layernorm_embedding|embeddings?_layer_?norm|layer_norm_emb|emb_norm")
 
 
 def build_meta(config: PreTrainedConfig, model_class: type[PreTrainedModel] | None = None) -> PreTrainedModel:
@@ -71,25 +76,33 @@ def constants(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def outer_norm(model: PreTrainedModel, inside: Callable[[str], bool]) -> str:
-    """The one normalisation outside the layers, which the output head reads.
+def final_norm(model: PreTrainedModel, prefixes: Sequence[str]) -> str:
+    """The one normalisation after the layers, which the output head reads.
 
     Args:
         model: may be on the meta device.
-        inside: whether a tensor name belongs to a layer.
+        prefixes: the modules that hold the layers, such as "model.layers".
 
     Raises:
         UnsupportedModelError: there is none, or more than one.
     """
+    table: Any = model.get_input_embeddings().weight
+    parents = tuple(prefix.rpartition(".")[0] + "." for prefix in prefixes)
     norms: list[str] = [
         path
         for path, module in model.named_modules()
-        if is_norm(module) and any(True for _ in module.parameters()) and not inside(path + ".weight")
+        if is_norm(module)
+        and any(parameter.shape[-1] == table.shape[-1] for parameter in module.parameters())
+        and not path.startswith(tuple(prefix + "." for prefix in prefixes))
+        and not _OF_EMBEDDING.search(path)
     ]
+    # A norm inside the head is the last before the table; elsewhere it is one beside the layers.
+    head = [path for path in norms if any(word in path for word in ("cls.", "lm_head", "predictions"))]
+    norms = head or [path for path in norms if path.startswith(parents)]
     if len(norms) != 1:
         raise UnsupportedModelError(
             f"{model.config.model_type} ties its output head to the embedding and has {len(norms)} normalisations "
-            f"outside its layers ({', '.join(norms) or 'none'}). Width growth of a tied model corrects the scale in "
+            f"after its layers ({', '.join(norms) or 'none'}). Width growth of a tied model corrects the scale in "
             "the one final norm. Untie the head first, or grow only in depth."
         )
     return norms[0]

@@ -19,12 +19,31 @@ __all__ = ["silent_tensors"]
 # Norms at the end of a branch. A `post_attention_layernorm` is one only where the MLP has one too: in Llama it is
 # the norm before the MLP.
 _POST_MLP = re.compile(r"post_(feedforward|mlp|ffn|ff|moe)_?(layer_?norm|norm)?|norm_?4|ffn_norm_post")
-_POST_ATTENTION = re.compile(r"post_(self_)?(attention|attn|mixer)_?(layer_?norm|norm)?|norm_?2|attn_norm_post")
+_POST_ATTENTION = re.compile(
+    r"post_(self_)?(attention|attn|mixer|operator)_?(layer_?norm|norm)?|norm_?2|attn_norm_post"
+)
 # Projections that write to the residual stream.
 _WRITERS = re.compile(
     r"o_proj|out_proj|down_proj|c_proj|fc2|fc_out|wo|w2|Wo|dense_4h_to_h|dense|output_linear|out_lin|lin2|linear_out"
     r"|attn_out|ff_out|output|proj_down|o|w_2|project_out|resid_proj|attention_output|linear_2"
 )
+
+
+# Types that normalise the sum of stream and branch, so that no weight makes a layer pass its input on. Where the
+# tensors tell (BERT's `attention.output.LayerNorm`), they are asked; these have the names of others.
+_NORM_OF_SUM = ("bart", "blenderbot-small", "marian", "mvp", "openai-gpt", "plbart", "prophetnet", "trocr", "xlm")
+# Types that change the stream outside the two branches, and how.
+_BESIDE_BRANCHES = {
+    "doge": "scales the stream by a learned weight",
+    "gemma3n_text": "mixes several streams",
+    "gemma4": "scales the whole stream by a scalar of each layer",
+    "gemma4_text": "scales the whole stream by a scalar of each layer",
+    "gemma4_unified": "scales the whole stream by a scalar of each layer",
+    "gemma4_unified_text": "scales the whole stream by a scalar of each layer",
+    "hy_v4": "mixes several streams",
+    "longcat_flash": "passes tokens of its zero experts on",
+    "ctrl": "adds the normalised input, not the input",
+}
 
 
 def silent_tensors(names: Iterable[str], model_type: str) -> dict[str, bool]:
@@ -41,6 +60,16 @@ def silent_tensors(names: Iterable[str], model_type: str) -> dict[str, bool]:
         UnsupportedModelError: the layer's writers are not known.
     """
     names = list(names)
+    if model_type in _NORM_OF_SUM or any("output.LayerNorm" in name for name in names):
+        raise UnsupportedModelError(
+            f"{model_type} normalises the sum of its residual stream and each branch, so a layer always changes what "
+            "it is given and no copy can add nothing. Choose stack or interpose."
+        )
+    if model_type in _BESIDE_BRANCHES:
+        raise UnsupportedModelError(
+            f"{model_type} {_BESIDE_BRANCHES[model_type]} in each layer, so a copy with silent branches still "
+            "changes the function. Choose stack or interpose."
+        )
     modules = dict.fromkeys(name.rpartition(".")[0] for name in names)
     post_mlp = [m for m in modules if _POST_MLP.fullmatch(m.rpartition(".")[2])]
     if post_mlp:
@@ -53,7 +82,7 @@ def silent_tensors(names: Iterable[str], model_type: str) -> dict[str, bool]:
         part = owner.rpartition(".")[2]
         if leaf in ("weight", "bias"):
             # Lists of experts (experts.3.w2) and sequences (mlp.2) are named by number: the name before counts too.
-            if _WRITERS.fullmatch(part):
+            if _WRITERS.fullmatch(part) or (leaf == "bias" and part in ("experts", "mlp")):
                 silent[name] = False
         elif _WRITERS.fullmatch(leaf.removesuffix("_bias")):
             silent[name] = False  # fused experts: a parameter, not a module

@@ -18,18 +18,21 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ..errors import UnsupportedModelError
 from ..units import format_count
 from .anatomy import Segment, TensorAnatomy, probe_axes
-from .architecture import adds_one, build_meta, constants, find_ties, named_tensors, outer_norm
+from .architecture import adds_one, build_meta, constants, final_norm, find_ties, named_tensors
 from .config import GrowthConfig
 from .depth import Layers, check_layers_alike, deeper_config, find_layers
 from .identity import silent_tensors
 from .operators import OPERATORS, Operator
 from .recipe import Recipe
-from .sizes import DIMENSIONS, changed_config, dimension_field, field_value, head_width, text_part
+from .sizes import DIMENSIONS, changed_config, dimension_field, field_value, head_width, text_part, wider_fields
 
 __all__ = ["GrowthPlan", "count_parameters", "describe_growth", "plan_growth"]
 
 # A tensor without a correction: scale, offset, reason.
 _AS_IT_IS = (1.0, 0.0, "")
+# What shapes cannot say about which dimensions go together; found by certification (docs/architectures.md).
+_ONE_HEAD_COUNT: tuple[str, ...] = ()
+_HEADS_ARE_HIDDEN = ("helium", "olmoe")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +143,7 @@ def plan_growth(
     grown = deep
     anatomies: dict[str, TensorAnatomy] = {}
     if any(factor != 1 for factor in factors.values()):
-        anatomies = probe_axes(config, layers, model_class)
+        anatomies = probe_axes(config, model_class)
         grown = build_meta(_wider_config(deep.config, anatomies, factors), model_class)
     scales = _scales(deep, grown, layers, factors) if anatomies else {}
     method = growth.width_method if isinstance(growth.width_method, str) else _function_name(growth.width_method)
@@ -201,13 +204,23 @@ def describe_growth(growth: GrowthConfig) -> dict[str, Any]:
 def _wider_config(
     config: PreTrainedConfig, anatomies: Mapping[str, TensorAnatomy], factors: Mapping[str, int]
 ) -> PreTrainedConfig:
-    changes: dict[str, Any] = {}
-    for dimension, factor in factors.items():
-        if (name := dimension_field(config, dimension)) is not None:
-            changes[name] = field_value(config, name) * factor
+    changes = wider_fields(config, factors)
+    latent = field_value(config, text_part(config) + "kv_lora_rank")
+    if (latent or config.model_type in _ONE_HEAD_COUNT) and len({factors[d] for d in ("heads", "kv_heads")}) > 1:
+        raise UnsupportedModelError(
+            f"{config.model_type} has as many key/value heads as query heads by construction, so both grow by the same "
+            f"factor; asked were {dict(factors)}."
+        )
+    if config.model_type in _HEADS_ARE_HIDDEN and factors["hidden"] != factors["heads"]:
+        raise UnsupportedModelError(
+            f"{config.model_type} reads its heads as hidden channels, so both grow by the same factor; asked were "
+            f"{dict(factors)}."
+        )
     named = {segment.dimension for a in anatomies.values() for axis in a.axes for segment in axis}
     if "heads" in named:  # the head width is a number of its own: say it, or it would be derived anew
         changes[text_part(config) + "head_dim"] = head_width(config)
+    elif dimension_field(config, "heads") is None:
+        pass
     elif factors["hidden"] != factors["heads"] or factors["heads"] != factors.get("kv_heads", factors["heads"]):
         raise UnsupportedModelError(
             f"{config.model_type} derives the head width from hidden size / heads, so both must grow by the same "
@@ -290,7 +303,7 @@ def _scales(
         scales[table] = (1 / table_scale, 0.0, "the architecture multiplies the table by a constant of the hidden size")
     if head is not None and head.weight is embedding.weight:
         # The head reads the table's copies, which are whole copies and no shares; the norm before it makes up.
-        path = outer_norm(deep, lambda name: layers.split(name) is not None)
+        path = final_norm(deep, layers.prefixes)
         norm = deep.get_submodule(path)
         for name, _ in norm.named_parameters():
             offset = 1.0 if name == "weight" and adds_one(norm) else 0.0

@@ -4,6 +4,7 @@ Names are dotted where a config has parts: "text_config.hidden_size". What a siz
 """
 
 import copy
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,15 +12,35 @@ from transformers import PreTrainedConfig
 
 from ..errors import UnsupportedModelError
 
-__all__ = ["DIMENSIONS", "changed_config", "dimension_field", "field_value", "head_width", "text_part"]
+__all__ = ["DIMENSIONS", "changed_config", "dimension_field", "field_value", "head_width", "text_part", "wider_fields"]
 
 # What a width factor can grow, and the config fields that say how large it is, in order of preference.
 DIMENSIONS = {
-    "hidden": ("hidden_size", "d_model", "n_embd"),
-    "heads": ("num_attention_heads", "decoder_attention_heads", "n_head"),
+    "hidden": ("hidden_size", "d_model", "n_embd", "emb_dim"),
+    "heads": ("decoder_attention_heads", "num_attention_heads", "n_head"),
     "kv_heads": ("num_key_value_heads", "num_kv_heads", "n_head_kv"),
-    "mlp": ("intermediate_size", "decoder_ffn_dim", "ffn_dim", "ffn_hidden_size", "n_inner", "dff", "dim_ff"),
+    "mlp": (
+        "decoder_ffn_dim",
+        "intermediate_size",
+        "ffn_dim",
+        "ffn_hidden_size",
+        "n_inner",
+        "dff",
+        "dim_ff",
+        "d_inner",
+        "moe_intermediate_size",
+    ),
 }
+# Fields that grow with a dimension, wherever they stand: the widths of experts, and sizes that equal the hidden size
+# because they are the hidden size.
+_WITH_MLP = re.compile(
+    r"((moe|shared|dense|expert|shared_experts?|moe_shared_expert)_)?(intermediate|ffn_hidden|feed_forward)_size(_mlp)?"
+    r"|(encoder|decoder)_ffn_dim"
+)
+_WITH_HIDDEN = ("word_embed_proj_dim", "embedding_size", "lru_width")
+_BASES = ("dim_model_base",)  # MiniCPM divides the hidden size by it
+_WITH_HEADS = ("swa_num_attention_heads", "encoder_attention_heads")
+_WITH_KV_HEADS = ("swa_num_key_value_heads", "num_global_key_value_heads")
 
 
 def text_part(config: PreTrainedConfig) -> str:
@@ -51,6 +72,28 @@ def dimension_field(config: PreTrainedConfig, dimension: str) -> str | None:
         if isinstance(record.get(own), int):
             return part + own
     return None
+
+
+def wider_fields(config: PreTrainedConfig, factors: Mapping[str, int]) -> dict[str, Any]:
+    """Every field that says a size of the wider model, by dotted name, with its new value."""
+    part = text_part(config)
+    record = (field_value(config, part.rstrip(".")) if part else config).to_dict()
+    named = {d: f.rpartition(".")[2] for d in DIMENSIONS if (f := dimension_field(config, d)) is not None}
+    hidden = record.get(named.get("hidden", ""))
+    changes = {}
+    for name, value in record.items():
+        if not isinstance(value, int) or isinstance(value, bool):
+            continue
+        for dimension, field in named.items():
+            follows = {
+                "hidden": name in _BASES or (name in _WITH_HIDDEN and value == hidden),
+                "mlp": _WITH_MLP.fullmatch(name) is not None,
+                "heads": name in _WITH_HEADS,
+                "kv_heads": name in _WITH_KV_HEADS,
+            }
+            if name == field or follows[dimension]:
+                changes[part + name] = value * factors[dimension]
+    return changes
 
 
 def changed_config(config: PreTrainedConfig, changes: Mapping[str, Any]) -> PreTrainedConfig:
