@@ -5,6 +5,8 @@ import json
 import os
 import resource
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -23,6 +25,7 @@ from hf_bootstrap.store import lock
 from .models import drift, logits, random_ids, tiny
 
 WIDER, DEEPER = GrowthConfig(width=2), GrowthConfig(depth=2)
+SILENT = GrowthConfig(depth=2, depth_method="identity")
 BOTH = GrowthConfig(width=2, depth=2, depth_method="interpose", seed=3)
 
 
@@ -47,7 +50,7 @@ def tensors(folder):
     return {name: tensor for file in files for name, tensor in load_file(file).items()}
 
 
-@pytest.mark.parametrize("growth", [WIDER, DEEPER, BOTH], ids=["wider", "deeper", "both"])
+@pytest.mark.parametrize("growth", [WIDER, DEEPER, BOTH, SILENT], ids=["wider", "deeper", "both", "identity"])
 @pytest.mark.parametrize("model_type", ["llama", "gpt2", "gpt_neox", "qwen3", "gemma3_text", "olmo3"])
 def test_the_files_hold_what_growth_in_memory_makes(tmp_path, monkeypatch, model_type, growth):
     monkeypatch.setattr(recipes, "BLOCK", 1000)  # many blocks a tensor
@@ -285,3 +288,44 @@ def test_what_another_growth_left_behind_does_not_count(base, tmp_path, monkeypa
     grow_checkpoint(base, tmp_path / "grown", GrowthConfig(width=2, seed=1))
     grow_checkpoint(base, tmp_path / "expected", GrowthConfig(width=2, seed=1))
     assert state(tmp_path / "grown")["model.safetensors"] == state(tmp_path / "expected")["model.safetensors"]
+
+
+PLANNER = """
+import json, resource, sys, time
+from pathlib import Path
+from transformers import LlamaConfig
+from hf_bootstrap import GrowthConfig
+from hf_bootstrap.growth.architecture import build_meta, named_tensors
+from hf_bootstrap.growth.forecast import forecast_growth
+from hf_bootstrap.growth.layout import lay_out, shard_index
+from hf_bootstrap.growth.stream import prepare_growth
+folder = Path(sys.argv[1])
+config = LlamaConfig(hidden_size=8192, intermediate_size=28672, num_hidden_layers=80, num_attention_heads=64,
+                     num_key_value_heads=8, vocab_size=128256, dtype="bfloat16")
+config.save_pretrained(folder)
+tensors = [(name, "BF16", tuple(tensor.shape)) for name, tensor in named_tensors(build_meta(config)).items()]
+shards = lay_out(tensors, 5 * 10**9)
+for shard in shards:
+    with open(folder / shard.name, "wb") as file:
+        file.write(shard.header)
+        file.truncate(shard.size)  # a hole: no disk is used
+(folder / "model.safetensors.index.json").write_text(json.dumps(shard_index(shards)))
+began = time.process_time()
+job = prepare_growth(folder, GrowthConfig(depth=2, width=2))
+forecast = forecast_growth(job, folder.parent / "grown")
+print(job.plan.n_params, forecast.bytes_target, forecast.fits, time.process_time() - began,
+      resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def test_a_plan_for_70b_costs_little_and_says_that_it_does_not_fit(tmp_path):
+    (tmp_path / "base").mkdir()
+    command = [sys.executable, "-c", PLANNER, str(tmp_path / "base")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    n_params, size, fits, seconds, peak = done.stdout.split()
+    assert int(n_params) > 500e9
+    assert int(size) > 2 * int(n_params)
+    assert fits == "False"
+    assert float(seconds) < 10
+    assert int(peak) < 1.5e9
