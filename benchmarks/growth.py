@@ -2,7 +2,7 @@
 
     python benchmarks/growth.py [--folder FOLDER] [--repeats 3]
 
-Makes Llama-shaped bfloat16 checkpoints of 0.2B and 0.8B random parameters (about 12 GB of disk are used on the way),
+Makes Llama-shaped bfloat16 checkpoints of 0.2B and 0.7B random parameters (about 12 GB of disk are used on the way),
 grows each by depth 2 (stack) and width 2 (split), and prints a table for docs/benchmarks.md. Skips with a reason when
 the disk is too full. Each growth is a new process; start-up is its time until the first byte could be written.
 """
@@ -22,7 +22,7 @@ import numpy as np
 
 SIZES = {
     "0.2B": {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 12, "num_attention_heads": 16},
-    "0.8B": {"hidden_size": 1536, "intermediate_size": 4608, "num_hidden_layers": 22, "num_attention_heads": 24},
+    "0.7B": {"hidden_size": 1536, "intermediate_size": 4608, "num_hidden_layers": 22, "num_attention_heads": 24},
 }
 SIDE = {"num_key_value_heads": 8, "vocab_size": 32000, "max_position_embeddings": 2048, "tie_word_embeddings": False}
 GROWTHS = {"depth x2, stack": {"depth": 2}, "width x2, split": {"width": 2}}
