@@ -72,11 +72,14 @@ def silent_tensors(names: Iterable[str], model_type: str) -> dict[str, bool]:
         )
     modules = dict.fromkeys(name.rpartition(".")[0] for name in names)
     post_mlp = [m for m in modules if _POST_MLP.fullmatch(m.rpartition(".")[2])]
+    silent: dict[str, bool] = {}
     if post_mlp:
         after = [m for m in modules if _POST_ATTENTION.fullmatch(m.rpartition(".")[2])]
-        exact = [m for m in after if "self_att" in m] or after
-        return {name: True for name in names if name.rpartition(".")[0] in (*post_mlp, *exact)}
-    silent: dict[str, bool] = {}
+        after = [m for m in after if "self_att" in m] or after
+        if "input_layernorm" in modules and not any(m.startswith(("pre_", "post_self_att")) for m in modules):
+            after = []  # as in Llama: the norm after attention is the one before the MLP
+        silent = {name: True for name in names if name.rpartition(".")[0] in (*post_mlp, *after)}
+        names = [] if after else [name for name in names if "attn" in name or "attention" in name]
     for name in names:
         owner, _, leaf = name.rpartition(".")
         part = owner.rpartition(".")[2]

@@ -57,7 +57,10 @@ def field_value(config: PreTrainedConfig, name: str) -> Any:
     """The value of a dotted field; None if there is none."""
     value: Any = config
     for part in name.split("."):
-        value = getattr(value, part, None)
+        try:
+            value = getattr(value, part, None)
+        except Exception:  # noqa: BLE001  (a config may refuse to name one value for a size that layers differ in)
+            value = value.to_dict().get(part)
     return value
 
 

@@ -1,6 +1,7 @@
 """`docs/architectures.md` from the results of `coverage`: one row per type, and the counts above."""
 
 from collections import Counter
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -45,8 +46,10 @@ outside the growth code.
 """
 
 
-def table(results: dict[str, dict[str, Any]]) -> str:
-    """The page, from results by type as `coverage.examine` gives them."""
+def table(results: dict[str, dict[str, Any]], types: Sequence[str]) -> str:
+    """The page, from results by type as `coverage.examine` gives them; types without one are said to be missing."""
+    missing = {"built": "the run that made this page was cut off before it; `make architectures` goes on"}
+    results = {name: results.get(name, missing) for name in types}
     counts: Counter[str] = Counter()
     rows, reasons = [], []
     for name, result in sorted(results.items()):
