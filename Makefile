@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 QUIET := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false MPLBACKEND=agg
 PYTEST := $(QUIET) $(BIN)/python -m pytest -n 2
 
-.PHONY: help demo test test-docs test-all check bench clean
+.PHONY: help demo test test-docs test-all check bench architectures clean
 .DELETE_ON_ERROR:
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make test-all   everything, slow tests too"
 	@echo "make check      ruff and mypy"
 	@echo "make bench      what is measured, not asserted"
+	@echo "make architectures  grow every causal language model transformers knows, ten minutes: docs/architectures.md"
 	@echo "make clean      remove .venv, caches and build folders; results stay"
 
 demo: .venv/installed
@@ -39,6 +40,11 @@ check: .venv/installed-for-tests
 
 bench: .venv/installed
 	@for file in benchmarks/*.py; do echo "== $$file"; $(QUIET) $(BIN)/python $$file || exit 1; done
+
+# What was done is kept in build/, so a run that was cut off goes on; `make clean` makes it start anew.
+architectures: .venv/installed-for-tests
+	mkdir -p build
+	$(QUIET) $(BIN)/python -m tests.growth.coverage --results build/architectures.jsonl --write docs/architectures.md
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .growth.bootstrap import bootstrap_from_pretrained
     from .growth.config import GrowthConfig
     from .growth.operators import OPERATORS
+    from .growth.stream import grow_checkpoint
     from .growth.verify import verify_growth
     from .laws.evidence import compare_forms
     from .laws.forms import FORMS
@@ -30,6 +31,7 @@ _HOMES = {
     "ScalingPoint": "records",
     "bootstrap_from_pretrained": "growth.bootstrap",
     "compare_forms": "laws.evidence",
+    "grow_checkpoint": "growth.stream",
     "verify_growth": "growth.verify",
 }
 
@@ -42,6 +44,7 @@ __all__ = [
     "ScalingPoint",
     "bootstrap_from_pretrained",
     "compare_forms",
+    "grow_checkpoint",
     "verify_growth",
 ]
 

@@ -29,6 +29,7 @@ __all__ = [
     "lock",
     "read_json",
     "read_points",
+    "sync_folder",
     "write_atomic",
     "write_json",
 ]
@@ -66,7 +67,7 @@ def write_atomic(path: str | Path, content: str | bytes) -> None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise StoreError(
             f"{path} cannot be written ({len(data):,} bytes): {error}. It still holds what it held before; "
@@ -139,7 +140,7 @@ def append_point(path: str | Path, point: ScalingPoint) -> None:
         finally:
             os.close(descriptor)
         if is_new:
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
     except OSError as error:
         raise StoreError(
             f"{path} cannot take another point: {error}. Earlier points are safe; free some space and resume."
@@ -377,10 +378,11 @@ def _make_folder(folder: Path) -> None:
     missing = [above for above in (folder, *folder.parents) if not above.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for made in reversed(missing):
-        _sync_folder(made.parent)
+        sync_folder(made.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a crash of the machine, where its file system can."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -11,7 +11,9 @@ from ..errors import BootstrapError
 from .demo import demo
 from .env import env
 from .fit import fit
+from .grow import grow
 from .predict import predict
+from .verify import verify
 
 __all__ = ["app", "main"]
 
@@ -38,7 +40,7 @@ def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for _command in (demo, fit, predict, env):
+for _command in (demo, grow, verify, fit, predict, env):
     app.command()(_stoppable(_command))
 
 

@@ -6,7 +6,7 @@ where different dimensions are often equal. What to do with the axes is for `pla
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -14,18 +14,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from ..errors import UnsupportedModelError
-from .architecture import (
-    DIMENSIONS,
-    Layers,
-    build_meta,
-    changed_config,
-    dimension_field,
-    head_width,
-    is_norm,
-    named_tensors,
-)
+from .architecture import build_meta, is_norm, named_tensors
+from .sizes import DIMENSIONS, changed_config, dimension_field, field_value, head_width, text_part, wider_fields
 
-__all__ = ["SEAMS", "Axis", "Segment", "TensorAnatomy", "probe_axes"]
+__all__ = ["NOT_WIDENED", "SEAMS", "Axis", "Segment", "TensorAnatomy", "probe_axes"]
 
 # Probe factors. The factors an axis can show are these, and where the architecture derives the head width from
 # hidden / heads (so that it grows by 30 / 6), kv heads by 2 * 5 and the head width itself by 5: all different.
@@ -33,15 +25,26 @@ __all__ = ["SEAMS", "Axis", "Segment", "TensorAnatomy", "probe_axes"]
 _PROBE = {"hidden": 30, "heads": 6, "kv_heads": 2, "mlp": 7}
 _DERIVED_KV, _DERIVED_HEAD_WIDTH = 10, 5
 
-# What shapes cannot say: the parts of an axis that holds several things, by the name of the module that writes it.
-# A part is (dimension, times): `times` values per unit that stay together. GPT-2 and Phi-3 lay parts one after
-# the other; GPT-NeoX keeps the query, key and value of a head together.
-SEAMS: dict[str, tuple[tuple[str, int], ...]] = {
-    "c_attn": (("hidden", 1), ("hidden", 1), ("hidden", 1)),
-    "gate_up_proj": (("mlp", 1), ("mlp", 1)),
-    "qkv_proj": (("heads", 1), ("kv_heads", 1), ("kv_heads", 1)),
-    "query_key_value": (("hidden", 3),),
+# What shapes cannot say: parts of a head that stay together on a fused axis, by the name of the module that writes it.
+# Parts that lie one after the other need no entry: each is widened where it lies.
+SEAMS: dict[str, int] = {"query_key_value": 3}
+
+# Architectures whose function no copying of channels keeps, and why. They are found by certification
+# (docs/architectures.md), and stand here so that the reason is given before anything is made.
+NOT_WIDENED: dict[str, str] = {
+    "bitnet": "it quantises activations and weights by their mean, which copies change.",
+    "bloom": "its ALiBi slopes are computed from the number of heads, so a copied head gets another slope.",
+    "ctrl": "it multiplies embeddings by the square root of the hidden size inside its forward pass.",
+    "diffllama": "it subtracts the second half of its heads from the first, and copies lie next to each other.",
+    "gemma3n": "its AltUp routers scale by the hidden size in a buffer that no checkpoint holds.",
+    "gemma3n_text": "its AltUp routers scale by the hidden size in a buffer that no checkpoint holds.",
+    "hy_v4": "its hyper-connections mix several residual streams, and copying channels was measured not to keep that.",
+    "mimo_v2_flash": "its sliding layers have twice the key/value heads its config states, which shapes do not show.",
+    "xlstm": "the sizes of its matrix memory follow the hidden size in its forward pass.",
 }
+
+# Names of the expert weights that write to the residual stream.
+_DOWN = ("down", "w2", "fc2", "output_linear", "wo")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +80,7 @@ class TensorAnatomy:
     is_embedding: bool = False
 
 
-def probe_axes(
-    config: PreTrainedConfig, layers: Layers, model_class: type[PreTrainedModel] | None = None
-) -> dict[str, TensorAnatomy]:
+def probe_axes(config: PreTrainedConfig, model_class: type[PreTrainedModel] | None = None) -> dict[str, TensorAnatomy]:
     """Name every axis of every parameter and persistent buffer.
 
     Returns:
@@ -88,13 +89,15 @@ def probe_axes(
     Raises:
         UnsupportedModelError: a tensor whose axes cannot be told, and why.
     """
-    sizes = {d: getattr(config, f) for d in DIMENSIONS if (f := dimension_field(config, d)) is not None}
-    if "hidden" not in sizes or "heads" not in sizes:
-        raise UnsupportedModelError(f"{config.model_type} names no hidden size or no heads, so its width is not known.")
-    changes = {str(dimension_field(config, d)): size * _PROBE[d] for d, size in sizes.items()}
-    width = head_width(config)
+    if reason := NOT_WIDENED.get(config.model_type) or _position_bias(config):
+        raise UnsupportedModelError(f"{config.model_type} cannot be made wider: {reason} Grow it in depth.")
+    sizes = {d: field_value(config, f) for d in DIMENSIONS if (f := dimension_field(config, d)) is not None}
+    if "hidden" not in sizes:
+        raise UnsupportedModelError(f"{config.model_type} names no hidden size, so its width is not known.")
+    changes = wider_fields(config, _PROBE)
+    width = head_width(config) if "heads" in sizes else 1
     if _may_write_head_dim(config):
-        changes["head_dim"] = width
+        changes[text_part(config) + "head_dim"] = width
     model = build_meta(config, model_class)
     larger = _shapes(build_meta(changed_config(config, changes), model_class))
     shapes = _shapes(model)
@@ -102,11 +105,24 @@ def probe_axes(
         odd = sorted(set(larger) ^ set(shapes))
         raise UnsupportedModelError(f"{config.model_type} has other tensors when it is wider, such as {odd[0]}.")
     probe = _Probe(model, sizes, width, shapes, larger)
-    return {name: probe.tensor(name, in_layer=layers.split(name) is not None) for name in shapes}
+    return {name: probe.tensor(name) for name in shapes}
+
+
+def _position_bias(config: PreTrainedConfig) -> str:
+    """Why the number of heads matters by itself; empty if it does not."""
+    part = text_part(config).rstrip(".")
+    record = (field_value(config, part) if part else config).to_dict()
+    if record.get("alibi") or (record.get("attn_config") or {}).get("alibi"):
+        return "its ALiBi slopes are computed from the number of heads, so a copied head gets another slope."
+    if record.get("new_decoder_architecture"):
+        return "it fuses queries, keys and values by group, which shapes do not show."
+    return ""
 
 
 def _may_write_head_dim(config: PreTrainedConfig) -> bool:
-    return not isinstance(getattr(type(config), "head_dim", None), property)
+    part = text_part(config).rstrip(".")
+    owner = field_value(config, part) if part else config
+    return not isinstance(getattr(type(owner), "head_dim", None), property)
 
 
 class _Probe:
@@ -122,99 +138,114 @@ class _Probe:
     ) -> None:
         self.model, self.sizes, self.shapes, self.larger = model, sizes, shapes, larger
         ratios = Counter(
-            b // a for name in shapes for a, b in zip(shapes[name], larger[name], strict=True) if a and b % a == 0
+            new / old
+            for name in shapes
+            if len(shapes[name]) == 2
+            for old, new in zip(shapes[name], larger[name], strict=True)
         )
-        # An axis that follows the heads alone shows that the head width is a number of its own.
-        self.derives_head_width = not ratios[_PROBE["heads"]]
+        # An axis that follows heads or key/value heads alone shows that the head width is a number of its own.
+        self.derives_head_width = "heads" in sizes and not (ratios[_PROBE["heads"]] or ratios[_PROBE["kv_heads"]])
+        self.tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
         self.width = sizes["hidden"] // sizes["heads"] if self.derives_head_width else head_width
-        self.vectors = self._lengths_written_and_read()
 
-    def _lengths_written_and_read(self) -> set[tuple[int, int]]:
-        """(length, length when larger) of every vector that one linear layer writes and another reads."""
-        written, read = set(), set()
-        for path, module in self.model.named_modules():
-            name = f"{path}.weight"
-            if (reads := _reading_axis(module)) is not None and name in self.shapes:
-                read.add((self.shapes[name][reads], self.larger[name][reads]))
-                written.add((self.shapes[name][1 - reads], self.larger[name][1 - reads]))
-        return written & read
-
-    def tensor(self, name: str, *, in_layer: bool) -> TensorAnatomy:
-        path = name.rpartition(".")[0]
-        module = self.model.get_submodule(path)
-        shape = self.shapes[name]
-        is_embedding = isinstance(module, nn.Embedding)
-        reads = _reading_axis(module) if len(shape) == 2 else None
-        if len(shape) > 1 and reads is None and not is_embedding and not is_norm(module):
-            raise self._refusal(
-                name,
-                f"its module {type(module).__name__} is no linear layer, embedding or norm; what it reads is unknown",
-            )
-        axes = tuple(self._axis(name, path, index) for index in range(len(shape)))
-        constant = [i for i, axis in enumerate(axes) if axis[0].dimension is None]
-        if in_layer and reads is not None and constant:
-            raise self._refusal(
-                name,
-                f"its axis {constant[0]} of length {shape[constant[0]]} follows neither hidden size, heads nor MLP",
-            )
+    def tensor(self, name: str) -> TensorAnatomy:
+        path, _, leaf = name.rpartition(".")
+        module, shape = self.model.get_submodule(path), self.shapes[name]
+        # A tied table is a table, under whichever name it comes first.
+        is_embedding = id(getattr(module, leaf)) in self.tables
+        if shape == self.larger[name]:
+            whole = tuple((Segment(dimension=None, length=length),) for length in shape)
+            return TensorAnatomy(axes=whole, is_embedding=is_embedding)
+        axes = tuple(self._axis(name, module, index) for index in range(len(shape)))
+        reads = None if is_embedding or is_norm(module) or len(shape) < 2 else self._reads(name, leaf, module, axes)
         return TensorAnatomy(axes=axes, reads=reads, is_embedding=is_embedding)
 
-    def _axis(self, name: str, path: str, index: int) -> Axis:
+    def _reads(self, name: str, leaf: str, module: nn.Module, axes: tuple[Axis, ...]) -> int | None:
+        """The axis on which a tensor of two or more axes meets its input."""
+        if isinstance(module, nn.Linear | Conv1D):
+            return 0 if isinstance(module, Conv1D) else 1
+        follows = [axis[0].dimension for axis in axes]
+        if isinstance(module, nn.Conv1d):
+            if module.groups == module.in_channels:
+                return None  # depthwise: every channel by itself
+        elif len(axes) == 3 and set(follows[1:]) == {"hidden", "mlp"}:
+            # Experts, whichever way they lie: the one that comes down reads the MLP, the others the stream.
+            down = any(word in name.lower() for word in _DOWN)
+            return follows.index("mlp" if down else "hidden")
+        elif len(axes) == 2 and (leaf.endswith("bias") or not leaf.endswith("weight")):
+            return None  # a row per expert, head or state, added or multiplied channel by channel
+        elif len(axes) == 2 and follows[1] is not None:
+            return 1  # (out, in), as routers have it
+        raise self._refusal(
+            name, f"its module {type(module).__name__} is no linear layer, embedding or norm; what it reads is unknown"
+        )
+
+    def _axis(self, name: str, module: nn.Module, index: int) -> Axis:
         length, larger = self.shapes[name][index], self.larger[name][index]
-        for segments in self._readings(path.rpartition(".")[2], length, larger):
-            return segments
+        if (axis := self._one_part(name, module, length, larger) or self._parts(length, larger)) is not None:
+            return axis
         raise self._refusal(
             name, f"its axis {index} goes from {length} to {larger} when every size changes: several parts in one axis"
         )
 
-    def _readings(self, module_name: str, length: int, larger: int) -> Iterator[Axis]:
-        if length == larger or length * _DERIVED_HEAD_WIDTH == larger == self.width * _DERIVED_HEAD_WIDTH:
-            yield (Segment(dimension=None, length=length),)
-        for dimension, size in self.sizes.items():
-            block = self._block(dimension)
-            per_head = dimension in ("heads", "kv_heads")
-            for unit in {block, 1} if per_head else {1}:
-                if (length, larger) == (size * unit, self._larger(dimension, size * unit, unit)):
-                    yield (Segment(dimension=dimension, length=length, block=unit if per_head else block),)
-        seam = SEAMS.get(module_name, ())
-        parts = [(d, times, self._full(d) * times) for d, times in seam if d in self.sizes]
-        if parts and (length, larger) == (
-            sum(n for _, _, n in parts),
-            sum(self._larger(d, n, self._block(d)) for d, _, n in parts),
+    def _one_part(self, name: str, module: nn.Module, length: int, larger: int) -> Axis | None:
+        if length == larger or (self.derives_head_width and (length, larger) == (self.width, 5 * self.width)):
+            return (Segment(dimension=None, length=length),)
+        factors = [(d, f) for d, f in (*_PROBE.items(), ("kv_heads", _DERIVED_KV)) if d in self.sizes]
+        for dimension, factor in factors:
+            if larger != length * factor:
+                continue
+            if dimension in ("heads", "kv_heads"):
+                per_head, rest = divmod(length, self.sizes[dimension])
+                return None if rest else (Segment(dimension=dimension, length=length, block=per_head),)
+            fused = SEAMS.get(name.split(".")[-2] if "." in name else "", 1)
+            if dimension == "mlp":
+                # Gate and up, value by value, keep together; halves need nothing, each is widened where it lies.
+                block = 2 if getattr(module, "is_concatenated", True) is False and "gate_up" in name else 1
+            else:
+                # The hidden axis may be the heads as well (the head width is hidden / heads): then heads stay whole.
+                block = self.width * (fused if length == fused * self.sizes["hidden"] else 1)
+                is_heads = self.derives_head_width or self.sizes.get("heads", 0) * self.width == self.sizes["hidden"]
+                block = block if is_heads and not length % block else 1
+            return (Segment(dimension=dimension, length=length, block=block),)
+        return None
+
+    def _parts(self, length: int, larger: int) -> Axis | None:
+        """Several parts in one axis, one after the other: queries, keys and values; or a vector and a constant."""
+        hidden, width = self.sizes["hidden"], self.width
+        kv, growth = (
+            self.sizes.get("kv_heads", 0) * width,
+            _DERIVED_KV if self.derives_head_width else _PROBE["kv_heads"],
+        )
+        queries = hidden if self.derives_head_width else self.sizes.get("heads", 0) * width
+        dimension = "hidden" if self.derives_head_width else "heads"
+        many = queries * _PROBE[dimension]
+        if kv and (length, larger) == (queries + 2 * kv, many + 2 * kv * growth):
+            key = Segment(dimension="kv_heads", length=kv, block=width)
+            return (Segment(dimension=dimension, length=queries, block=width), key, key)
+        if self.derives_head_width and (length, larger) == (
+            queries + 2 * width,
+            many + 2 * width * _DERIVED_HEAD_WIDTH,
         ):
-            yield tuple(Segment(dimension=d, length=n, block=self._block(d) * t) for d, t, n in parts)
-        if not seam and (length, larger) in self.vectors and larger == length * _PROBE["hidden"]:
-            # An inner vector as a multiple of the hidden size, such as GPT-2's MLP.
-            yield (Segment(dimension="hidden", length=length, block=self._block("hidden")),)
-
-    def _block(self, dimension: str) -> int:
-        """Units that stay together: where the head width is hidden / heads, the hidden axis may be heads as well."""
-        if dimension == "mlp" or (dimension == "hidden" and not self.derives_head_width):
-            return 1
-        return self.width
-
-    def _full(self, dimension: str) -> int:
-        per_head = dimension in ("heads", "kv_heads")
-        return self.sizes[dimension] * (self.width if per_head else 1)
-
-    def _larger(self, dimension: str, length: int, unit: int) -> int:
-        """What an axis of this dimension measures in the larger model."""
-        stretched = self.derives_head_width and dimension in ("heads", "kv_heads") and unit > 1
-        return length * _PROBE[dimension] * (_DERIVED_HEAD_WIDTH if stretched else 1)
+            # One key and one value for all heads.
+            return (
+                Segment(dimension=dimension, length=queries, block=width),
+                Segment(dimension=None, length=2 * width),
+            )
+        if larger - hidden * _PROBE["hidden"] == length - hidden > 0:
+            block = width if self.derives_head_width or queries == hidden else 1
+            return (
+                Segment(dimension="hidden", length=hidden, block=block),
+                Segment(dimension=None, length=length - hidden),
+            )
+        return None
 
     def _refusal(self, name: str, why: str) -> UnsupportedModelError:
         return UnsupportedModelError(
             f"{self.model.config.model_type} cannot be made wider: of {name} {list(self.shapes[name])} {why}. "
-            "Grow it in depth, or add what shapes cannot say to hf_bootstrap.growth.anatomy.SEAMS."
+            "Grow it in depth."
         )
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()}
-
-
-def _reading_axis(module: nn.Module) -> int | None:
-    """The axis of `module.weight` that meets the input: 1 for (out, in), 0 for GPT-2's (in, out)."""
-    if isinstance(module, nn.Linear):
-        return 1
-    return 0 if isinstance(module, Conv1D) else None

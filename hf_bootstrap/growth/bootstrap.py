@@ -1,6 +1,6 @@
 """`bootstrap_from_pretrained`: a pretrained model in, a grown one out, ready to train.
 
-The whole job on one page: open, plan, write, verify. Models larger than memory are not for this module.
+The whole job on one page: open, plan, write, verify. Models larger than memory are for `stream`.
 """
 
 import copy
@@ -16,9 +16,9 @@ from ..errors import GrowthError, UnsupportedModelError
 from .architecture import find_ties
 from .config import GrowthConfig
 from .plan import GrowthPlan, describe_growth, plan_growth
-from .verify import VerifyReport, verify_growth
+from .verify import verify_growth
 
-__all__ = ["bootstrap_from_pretrained", "grow_model"]
+__all__ = ["bootstrap_from_pretrained", "grow_model", "growth_history"]
 
 
 def bootstrap_from_pretrained(
@@ -54,7 +54,7 @@ def bootstrap_from_pretrained(
     _check_ties(source, plan)
     grown = grow_model(source, plan)
     report = verify_growth(source, grown, plan=plan) if verify else None
-    _record(grown, source, plan, report)
+    grown.config.hf_bootstrap = growth_history(plan, None if report is None else report.to_dict())
     grown.train()
     return grown
 
@@ -162,21 +162,22 @@ def _check_ties(source: PreTrainedModel, plan: GrowthPlan) -> None:
         )
 
 
-def _record(grown: PreTrainedModel, source: PreTrainedModel, plan: GrowthPlan, report: VerifyReport | None) -> None:
-    """Write into the config how the model came to be; saved and loaded with it."""
+def growth_history(plan: GrowthPlan, verification: dict[str, Any] | None) -> dict[str, Any]:
+    """What a grown model's config says of how it came to be, under ``hf_bootstrap``: one entry per growth."""
+    source = plan.source_config
     step = {
         "recipe": describe_growth(plan.growth),
         "layer_map": list(plan.layer_map),
         "source": {
-            "name_or_path": source.config.name_or_path,
-            "model_type": source.config.model_type,
+            "name_or_path": source.name_or_path,
+            "model_type": source.model_type,
             "n_params": plan.n_params_source,
             "n_params_non_embedding": plan.n_params_non_embedding_source,
         },
         "n_params": plan.n_params,
         "n_params_non_embedding": plan.n_params_non_embedding,
-        "verification": None if report is None else report.to_dict(),
+        "verification": verification,
         "versions": {name: version(name) for name in ("hf_bootstrap", "torch", "transformers")},
     }
-    earlier = (getattr(source.config, "hf_bootstrap", None) or {}).get("growth", [])
-    grown.config.hf_bootstrap = {"growth": [*earlier, step]}
+    earlier = (getattr(source, "hf_bootstrap", None) or {}).get("growth", [])
+    return {"growth": [*earlier, step]}

@@ -9,17 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from ..errors import GrowthError, did_you_mean
+from ..errors import CorruptFileError, GrowthError, StoreError, did_you_mean
 from ..store import read_json, write_json
 
 __all__ = [
     "CONFIG_NAME",
     "LARGEST_FACTOR",
+    "LARGEST_SIZE",
     "LAYER_MAPS",
+    "SIZE_FIELDS",
     "WIDTH_METHODS",
     "GrowthConfig",
     "LayerMap",
     "interpose_layers",
+    "midas_layers",
+    "solar_layers",
     "stack_layers",
 ]
 
@@ -27,28 +31,73 @@ CONFIG_NAME = "growth_config.json"
 
 # Nobody grows a model a thousandfold in one step; a larger factor is a size given where a factor goes.
 LARGEST_FACTOR = 1024
+# Nor is any dimension of any model near this; a larger number is a slip.
+LARGEST_SIZE = 2**31 - 1
 
 # The width methods that come with the library and leave the function unchanged, by name, so that checking a
 # config needs no torch. Each is a function in `operators.OPERATORS`.
 WIDTH_METHODS = ("clone", "partition", "split")
 
+# The field that states a dimension's size after growth.
+SIZE_FIELDS = {
+    "hidden": "hidden_size",
+    "mlp": "intermediate_size",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+}
+
 LayerMap = Callable[[int, int], Sequence[int]]
 
 
-def stack_layers(n_layers: int, factor: int) -> tuple[int, ...]:
-    """The whole stack again on top of itself: 0, 1, 2, 0, 1, 2.
+def stack_layers(n_layers: int, target: int) -> tuple[int, ...]:
+    """The whole stack again on top of itself, from the bottom: 0, 1, 2, 0, 1, 2.
 
     Changes the function. Source: G_stack, Du et al. 2024, arXiv:2405.15319.
     """
-    return tuple(range(n_layers)) * factor
+    return tuple(layer % n_layers for layer in range(target))
 
 
-def interpose_layers(n_layers: int, factor: int) -> tuple[int, ...]:
-    """Each layer next to its copies: 0, 0, 1, 1, 2, 2.
+def interpose_layers(n_layers: int, target: int) -> tuple[int, ...]:
+    """Each layer next to its copies, spread evenly: 0, 0, 1, 1, 2, 2.
 
     Changes the function. Source: arXiv:2510.08008, which finds it better than stacking for converged models.
     """
-    return tuple(layer for layer in range(n_layers) for _ in range(factor))
+    return tuple(layer * n_layers // target for layer in range(target))
+
+
+def solar_layers(n_layers: int, target: int) -> tuple[int, ...]:
+    """Two overlapping copies, the first without its last layers, the second without its first: 0, 1, 2, 1, 2, 3.
+
+    Changes the function less than stacking at the seam. Source: SOLAR, Kim et al. 2023, arXiv:2312.15166.
+
+    Raises:
+        GrowthError: `target` is odd, or not between the old depth and twice that, both excluded.
+    """
+    if target % 2 or not n_layers < target < 2 * n_layers:
+        nearest = max(n_layers + 1 + (n_layers + 1) % 2, min(target - target % 2, 2 * n_layers - 2))
+        advice = f"Try num_hidden_layers={nearest}" if nearest < 2 * n_layers else "This model is too shallow for it"
+        raise GrowthError(
+            f"solar joins two parts of equal size and drops layers at the seam, so {n_layers} layers become an even "
+            f"number between {n_layers} and {2 * n_layers}, not {target}. {advice}; or choose stack for {target}."
+        )
+    half = target // 2
+    return (*range(half), *range(n_layers - half, n_layers))
+
+
+def midas_layers(n_layers: int, target: int) -> tuple[int, ...]:
+    """The middle block again and again: 0, 1, 2, 1, 2, 3. The ends, which do work of their own, stay single.
+
+    The block is the largest that divides both depths and is at most half the model. Changes the function. The
+    method was published for several stages of training; call growth once for each. Source: MIDAS, Saunshi et al.
+    2024, arXiv:2409.19044.
+    """
+    if target <= n_layers:
+        return tuple(range(target))
+    largest = max(1, n_layers // 2)
+    block = next(size for size in range(largest, 0, -1) if not n_layers % size and not (target - n_layers) % size)
+    start = (n_layers - block) // 2
+    middle = tuple(range(start, start + block)) * ((target - n_layers) // block)
+    return (*range(start), *middle, *range(start, n_layers))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +107,15 @@ class GrowthConfig:
     Attributes:
         depth: layers after growth per layer before it.
         depth_method: where the copies go, a name in `LAYER_MAPS` or a function
-            ``(n_layers, factor) -> old layer of every new layer``. Default "stack": the one with the most
-            published evidence. Neither method keeps the function; the loss jumps and recovers in training.
+            ``(n_layers, n_layers after growth) -> old layer of every new layer``. Default "stack": the one with the
+            most published evidence. Only "identity" keeps the function (LLaMA-Pro, arXiv:2401.02415: copies that
+            add nothing until they are trained); after the others the loss jumps and recovers in training.
+        num_hidden_layers: layers after growth, instead of `depth`.
         layer_map: the old layer of every new layer, instead of `depth` and `depth_method`.
         width: size of the residual stream, the MLP and the number of heads after growth, per unit before it;
             the head width stays.
+        hidden_size, intermediate_size, num_attention_heads, num_key_value_heads: sizes after growth, each a multiple
+            of the old one, for what shall not grow by `width`.
         width_method: how the copies of an input share its weight, a name in `operators.OPERATORS` or a function
             of the same signature. Default "split": it keeps the function, its shares sum bit-exactly to the
             original in every float dtype, and the copies part in training. "clone" gives every copy the same
@@ -75,8 +128,13 @@ class GrowthConfig:
 
     depth: int = 1
     depth_method: str | LayerMap = "stack"
+    num_hidden_layers: int | None = None
     layer_map: tuple[int, ...] | None = None
     width: int = 1
+    hidden_size: int | None = None
+    intermediate_size: int | None = None
+    num_attention_heads: int | None = None
+    num_key_value_heads: int | None = None
     width_method: str | Callable[..., Any] = "split"
     seed: int = 0
 
@@ -86,13 +144,16 @@ class GrowthConfig:
         _check_factor("width", self.width)
         if not _is_whole(self.seed) or not 0 <= self.seed < 2**63:
             raise GrowthError(f"seed is {self.seed!r}; it must be a whole number from 0 to 2**63 - 1.")
+        for name in (*SIZE_FIELDS.values(), "num_hidden_layers"):
+            _check_size(name, getattr(self, name))
         if self.layer_map is not None:
             object.__setattr__(self, "layer_map", _checked_map(self.layer_map))
-            if self.depth != 1:
-                raise GrowthError(
-                    f"depth={self.depth} and a layer_map of {len(self.layer_map)} layers both say how deep the model "
-                    "becomes. Give one of them."
-                )
+        if (self.depth != 1) + (self.layer_map is not None) + (self.num_hidden_layers is not None) > 1:
+            length = None if self.layer_map is None else len(self.layer_map)
+            raise GrowthError(
+                f"depth={self.depth}, num_hidden_layers={self.num_hidden_layers} and a layer_map of {length} layers "
+                "all say how deep the model becomes. Give one of them."
+            )
         if isinstance(self.depth_method, str):
             _check_name("depth_method", self.depth_method, LAYER_MAPS)
         elif not callable(self.depth_method):
@@ -108,17 +169,50 @@ class GrowthConfig:
     @property
     def grows_depth(self) -> bool:
         """Whether the layers after growth are others than before."""
-        return self.depth > 1 or self.layer_map is not None
+        return self.depth > 1 or self.layer_map is not None or self.num_hidden_layers is not None
 
     @property
     def grows_width(self) -> bool:
         """Whether tensors get wider."""
-        return self.width > 1
+        return self.width > 1 or any(getattr(self, name) is not None for name in SIZE_FIELDS.values())
 
     @property
     def grows(self) -> bool:
         """Whether anything changes at all."""
         return self.grows_depth or self.grows_width
+
+    def factors(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        """The growth factor of every dimension, for a model of these sizes.
+
+        Args:
+            sizes: by dimension: "hidden", "mlp", "heads", "kv_heads". A dimension the model has not is left out.
+
+        Raises:
+            GrowthError: a size that is no multiple of the old one, or of a dimension the model has not.
+        """
+        factors = dict.fromkeys(SIZE_FIELDS, self.width)
+        for dimension, name in SIZE_FIELDS.items():
+            wanted = getattr(self, name)
+            if wanted is None:
+                continue
+            if dimension not in sizes:
+                raise GrowthError(f"{name}={wanted:,} is asked for, but the model states no such size. Leave it out.")
+            old = sizes[dimension]
+            if wanted % old:
+                below, above = max(old, wanted - wanted % old), max(old, wanted + old - wanted % old)
+                raise GrowthError(
+                    f"{name} cannot go from {old:,} to {wanted:,}: copies are whole, so the new size is a multiple of "
+                    f"the old one. Nearest are {below:,} and {above:,}."
+                )
+            factors[dimension] = wanted // old
+        if factors["heads"] % factors["kv_heads"] and "kv_heads" in sizes:
+            heads, kv_heads = sizes["heads"] * factors["heads"], sizes["kv_heads"] * factors["kv_heads"]
+            if heads % kv_heads:
+                raise GrowthError(
+                    f"{heads} attention heads cannot share {kv_heads} key/value heads evenly. Choose a number of heads "
+                    f"that is a multiple of {kv_heads}."
+                )
+        return factors
 
     @property
     def shares_add_up(self) -> bool:
@@ -128,7 +222,12 @@ class GrowthConfig:
     @property
     def keeps_function(self) -> bool:
         """Whether the grown model is promised to compute what the old one computed, up to rounding."""
-        return not self.grows_depth and self.shares_add_up
+        return (not self.grows_depth or self.adds_nothing) and self.shares_add_up
+
+    @property
+    def adds_nothing(self) -> bool:
+        """Whether copied layers are made to add nothing to the residual stream."""
+        return self.grows_depth and self.layer_map is None and self.depth_method == "identity"
 
     def layers(self, n_layers: int) -> tuple[int, ...]:
         """The old layer of every new layer, for a model of `n_layers`.
@@ -140,7 +239,10 @@ class GrowthConfig:
             layers = self.layer_map
         else:
             method = LAYER_MAPS[self.depth_method] if isinstance(self.depth_method, str) else self.depth_method
-            layers = _checked_map(method(n_layers, self.depth)) if self.depth > 1 else tuple(range(n_layers))
+            target = n_layers * self.depth if self.num_hidden_layers is None else self.num_hidden_layers
+            if target > LARGEST_FACTOR * n_layers:
+                raise GrowthError(f"num_hidden_layers is {target:,}; the model has {n_layers:,}. Try {2 * n_layers:,}.")
+            layers = tuple(range(n_layers)) if target == n_layers else _checked_map(method(n_layers, target))
         missing = sorted({layer for layer in layers if layer >= n_layers})
         if missing:
             raise GrowthError(
@@ -180,13 +282,34 @@ class GrowthConfig:
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> Self:
-        """Read `growth_config.json` from a folder, or a JSON file by its own path."""
+        """Read `growth_config.json` from a folder, or a JSON or YAML file by its own path.
+
+        Raises:
+            StoreError: there is no such file, or it is damaged.
+            GrowthError: an unknown key, or a value `GrowthConfig` refuses.
+        """
         path = Path(path)
+        if path.suffix in (".yaml", ".yml") and not path.is_dir():
+            return cls.from_dict(_read_yaml(path))
         return cls.from_dict(read_json(path / CONFIG_NAME if path.is_dir() else path))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `growth_config.json` into a folder, made if need be."""
         write_json(Path(folder) / CONFIG_NAME, self.to_dict())
+
+
+def _read_yaml(path: Path) -> Mapping[str, Any]:
+    import yaml
+
+    try:
+        record = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CorruptFileError(f"{path} is not YAML: {error}") from error
+    if not isinstance(record, dict):
+        raise GrowthError(f"{path} holds {type(record).__name__}; a recipe is a mapping, such as 'width: 2'.")
+    return record
 
 
 def _is_whole(value: object) -> bool:
@@ -203,6 +326,11 @@ def _check_factor(name: str, value: object) -> None:
             f"{name} is {value:,}, above {LARGEST_FACTOR:,}; it is the factor a model grows by, not its new size. "
             "Try a factor of 2 to 4."
         )
+
+
+def _check_size(name: str, value: object) -> None:
+    if value is not None and (not _is_whole(value) or not 0 < int(str(value)) <= LARGEST_SIZE):
+        raise GrowthError(f"{name} is {value!r}; it is a size after growth, a whole number from 1 to {LARGEST_SIZE:,}.")
 
 
 def _check_name(field: str, name: str, known: Mapping[str, Any]) -> None:
@@ -222,4 +350,10 @@ def _checked_map(layers: object) -> tuple[int, ...]:
 
 
 # The depth methods, by the name a file can hold. A function passed as `depth_method` needs no entry.
-LAYER_MAPS: dict[str, LayerMap] = {"interpose": interpose_layers, "stack": stack_layers}
+LAYER_MAPS: dict[str, LayerMap] = {
+    "identity": interpose_layers,  # the copies are then made to add nothing, see `plan`
+    "interpose": interpose_layers,
+    "midas": midas_layers,
+    "solar": solar_layers,
+    "stack": stack_layers,
+}

@@ -4,6 +4,7 @@ A plan is made from configs alone (models are built on the meta device), can be 
 checked name by name and shape by shape. Carrying it out is for `bootstrap`.
 """
 
+import dataclasses
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -16,27 +17,22 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import UnsupportedModelError
 from ..units import format_count
-from .anatomy import TensorAnatomy, probe_axes
-from .architecture import (
-    INDEX_DEPENDENT,
-    Layers,
-    adds_one,
-    build_meta,
-    changed_config,
-    constants,
-    dimension_field,
-    find_layers,
-    find_ties,
-    head_width,
-    named_tensors,
-    outer_norm,
-    per_layer_lists,
-)
+from .anatomy import Segment, TensorAnatomy, probe_axes
+from .architecture import adds_one, build_meta, constants, final_norm, find_ties, named_tensors
 from .config import GrowthConfig
+from .depth import Layers, check_layers_alike, deeper_config, find_layers
+from .identity import silent_tensors
 from .operators import OPERATORS, Operator
 from .recipe import Recipe
+from .sizes import DIMENSIONS, changed_config, dimension_field, field_value, head_width, text_part, wider_fields
 
 __all__ = ["GrowthPlan", "count_parameters", "describe_growth", "plan_growth"]
+
+# A tensor without a correction: scale, offset, reason.
+_AS_IT_IS = (1.0, 0.0, "")
+# What shapes cannot say about which dimensions go together; found by certification (docs/architectures.md).
+_ONE_HEAD_COUNT: tuple[str, ...] = ()
+_HEADS_ARE_HIDDEN = ("helium", "olmoe")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +74,7 @@ class GrowthPlan:
         for dimension in ("layers", "hidden", "mlp", "heads", "kv_heads"):
             name = dimension_field(before, dimension)
             if name is not None:
-                old, new = getattr(before, name), getattr(after, name)
+                old, new = field_value(before, name), field_value(after, name)
                 lines.append(f"  {name:<24}{old:>10,} -> {new:,}" if old != new else f"  {name:<24}{old:>10,}")
         for what, old, new in (
             ("parameters", self.n_params_source, self.n_params),
@@ -90,7 +86,9 @@ class GrowthPlan:
             lines.append(f"                          {', '.join(map(str, self.layer_map))}")
         counts = Counter(recipe.operator for recipe in self.recipes)
         lines.append("  tensors                 " + ", ".join(f"{n} by {name}" for name, n in sorted(counts.items())))
-        lines += [f"  {r.target}: scaled by {r.scale:.6g} ({r.reason})" for r in self.recipes if r.scale != 1]
+        lines += [f"  {r.target}: scaled by {r.scale:.6g} ({r.reason})" for r in self.recipes if r.scale not in (0, 1)]
+        if silent := sum(recipe.scale == 0 for recipe in self.recipes):
+            lines.append(f"  set to zero             {silent} tensors, so that copied layers add nothing until trained")
         lines.append(
             "  function                " + ("kept" if self.growth.keeps_function else "changed, or not promised")
         )
@@ -135,22 +133,35 @@ def plan_growth(
     layers = find_layers(config, model_class)
     layer_map = growth.layers(layers.count)
     if factors is None:
-        factors = dict.fromkeys(("hidden", "heads", "kv_heads", "mlp"), growth.width)
+        sizes = {d: field_value(config, f) for d in DIMENSIONS if (f := dimension_field(config, d)) is not None}
+        factors = growth.factors(sizes)
     source = build_meta(config, model_class)
     deep = source
     if growth.grows_depth:
-        deep = build_meta(_deeper_config(config, layers, layer_map), model_class)
-        _check_layers_alike(source, deep, layers, layer_map)
+        deep = build_meta(deeper_config(config, layers, layer_map), model_class)
+        check_layers_alike(source, deep, layers, layer_map)
     grown = deep
     anatomies: dict[str, TensorAnatomy] = {}
     if any(factor != 1 for factor in factors.values()):
-        anatomies = probe_axes(config, layers, model_class)
+        anatomies = probe_axes(config, model_class)
         grown = build_meta(_wider_config(deep.config, anatomies, factors), model_class)
     scales = _scales(deep, grown, layers, factors) if anatomies else {}
     method = growth.width_method if isinstance(growth.width_method, str) else _function_name(growth.width_method)
-    old_names = {name: _old_name(name, layers, layer_map) for name in named_tensors(grown)}
+    old_names = {name: layers.old_name(name, layer_map) for name in named_tensors(grown)}
+    if growth.grows_depth:
+        anatomies = {**anatomies, **_per_layer_tensors(source, deep, layers, layer_map)}
+    silent = _silent(deep, layers, layer_map) if growth.adds_nothing else {}
     recipes = tuple(
-        _recipe(name, old_names[name], tuple(tensor.shape), anatomies.get(old_names[name]), factors, method, scales)
+        _recipe(
+            name,
+            old_names[name],
+            tuple(tensor.shape),
+            anatomies.get(old_names[name]),
+            factors,
+            method,
+            silent.get(name) or scales.get(old_names[name], _AS_IT_IS),
+            layer_map,
+        )
         for name, tensor in named_tensors(grown).items()
     )
     _check_shapes(recipes, named_tensors(source))
@@ -185,44 +196,37 @@ def count_parameters(model: PreTrainedModel) -> tuple[int, int]:
 
 def describe_growth(growth: GrowthConfig) -> dict[str, Any]:
     """The growth as JSON types even where a method is a function, which is then named but cannot be read back."""
-    record = {k: getattr(growth, k) for k in ("depth", "depth_method", "layer_map", "width", "width_method", "seed")}
+    record = {field.name: getattr(growth, field.name) for field in dataclasses.fields(growth)}
     record["layer_map"] = None if growth.layer_map is None else list(growth.layer_map)
     return {k: v if not callable(v) else _function_name(v) for k, v in record.items()}
-
-
-def _deeper_config(config: PreTrainedConfig, layers: Layers, layer_map: tuple[int, ...]) -> PreTrainedConfig:
-    for name in INDEX_DEPENDENT:
-        if getattr(config, name, None):
-            raise UnsupportedModelError(
-                f"{config.model_type} sets {name}={getattr(config, name)!r}, which makes a layer depend on its number, "
-                "so a copy would not be a copy. Depth growth cannot renumber it."
-            )
-    lists = per_layer_lists(config, layers.count)
-    changes = {name: [values[old] for old in layer_map] for name, values in lists.items()}
-    return changed_config(config, {str(dimension_field(config, "layers")): len(layer_map), **changes})
 
 
 def _wider_config(
     config: PreTrainedConfig, anatomies: Mapping[str, TensorAnatomy], factors: Mapping[str, int]
 ) -> PreTrainedConfig:
-    changes: dict[str, Any] = {}
-    for dimension, factor in factors.items():
-        if (name := dimension_field(config, dimension)) is not None:
-            changes[name] = getattr(config, name) * factor
+    changes = wider_fields(config, factors)
+    latent = field_value(config, text_part(config) + "kv_lora_rank")
+    if (latent or config.model_type in _ONE_HEAD_COUNT) and len({factors[d] for d in ("heads", "kv_heads")}) > 1:
+        raise UnsupportedModelError(
+            f"{config.model_type} has as many key/value heads as query heads by construction, so both grow by the same "
+            f"factor; asked were {dict(factors)}."
+        )
+    if config.model_type in _HEADS_ARE_HIDDEN and factors["hidden"] != factors["heads"]:
+        raise UnsupportedModelError(
+            f"{config.model_type} reads its heads as hidden channels, so both grow by the same factor; asked were "
+            f"{dict(factors)}."
+        )
     named = {segment.dimension for a in anatomies.values() for axis in a.axes for segment in axis}
     if "heads" in named:  # the head width is a number of its own: say it, or it would be derived anew
-        changes["head_dim"] = head_width(config)
+        changes[text_part(config) + "head_dim"] = head_width(config)
+    elif dimension_field(config, "heads") is None:
+        pass
     elif factors["hidden"] != factors["heads"] or factors["heads"] != factors.get("kv_heads", factors["heads"]):
         raise UnsupportedModelError(
             f"{config.model_type} derives the head width from hidden size / heads, so both must grow by the same "
             f"factor; asked were {dict(factors)}."
         )
     return changed_config(config, changes)
-
-
-def _old_name(name: str, layers: Layers, layer_map: tuple[int, ...]) -> str:
-    part = layers.split(name)
-    return name if part is None else f"{part[0]}.{layer_map[part[1]]}.{part[2]}"
 
 
 def _recipe(
@@ -232,11 +236,12 @@ def _recipe(
     anatomy: TensorAnatomy | None,
     factors: Mapping[str, int],
     method: str,
-    scales: Mapping[str, tuple[float, float, str]],
+    correction: tuple[float, float, str],
+    layer_map: tuple[int, ...],
 ) -> Recipe:
-    scale, offset, reason = scales.get(source, (1.0, 0.0, ""))
+    scale, offset, reason = correction
     if anatomy is None:
-        return Recipe(target=target, source=source, shape=shape)
+        return Recipe(target=target, source=source, shape=shape, scale=scale, offset=offset, reason=reason)
     recipe = Recipe(
         target=target,
         source=source,
@@ -247,9 +252,42 @@ def _recipe(
         scale=scale,
         offset=offset,
         reason=reason,
+        layer_map=layer_map if any(s.dimension == "layers" for axis in anatomy.axes for s in axis) else (),
     )
     grows_input = anatomy.reads is not None and recipe.index(anatomy.reads) is not None
     return Recipe(**{**vars(recipe), "operator": method}) if grows_input else recipe
+
+
+def _per_layer_tensors(
+    source: PreTrainedModel, deep: PreTrainedModel, layers: Layers, layer_map: tuple[int, ...]
+) -> dict[str, TensorAnatomy]:
+    """Tensors outside the layers that hold a block for each layer, such as Gemma's per-layer embeddings."""
+    after, found = named_tensors(deep), {}
+    for name, tensor in named_tensors(source).items():
+        if layers.split(name) is not None or tensor.shape == after[name].shape:
+            continue
+        axes = []
+        for old, new in zip(tensor.shape, after[name].shape, strict=True):
+            per_layer = old != new and not old % layers.count and old * len(layer_map) == new * layers.count
+            block = old // layers.count if per_layer else 1
+            axes.append((Segment(dimension="layers" if per_layer else None, length=old, block=block),))
+        found[name] = TensorAnatomy(axes=tuple(axes))
+    return found
+
+
+def _silent(deep: PreTrainedModel, layers: Layers, layer_map: tuple[int, ...]) -> dict[str, tuple[float, float, str]]:
+    """Corrections by target tensor that make every repeated layer add nothing."""
+    inside: dict[tuple[str, int], list[str]] = {}
+    for name in named_tensors(deep):
+        if (part := layers.split(name)) and layer_map[part[1]] in layer_map[: part[1]]:
+            inside.setdefault(part[:2], []).append(part[2])
+    silent = {}
+    for (prefix, number), names in inside.items():
+        for name, is_norm in silent_tensors(names, deep.config.model_type).items():
+            full = f"{prefix}.{number}.{name}"
+            one = is_norm and name.endswith("weight") and adds_one(deep.get_submodule(full.rpartition(".")[0]))
+            silent[full] = (0.0, 1.0 if one else 0.0, "the copied layer adds nothing until it is trained")
+    return silent
 
 
 def _scales(
@@ -265,7 +303,7 @@ def _scales(
         scales[table] = (1 / table_scale, 0.0, "the architecture multiplies the table by a constant of the hidden size")
     if head is not None and head.weight is embedding.weight:
         # The head reads the table's copies, which are whole copies and no shares; the norm before it makes up.
-        path = outer_norm(deep, layers)
+        path = final_norm(deep, layers.prefixes)
         norm = deep.get_submodule(path)
         for name, _ in norm.named_parameters():
             offset = 1.0 if name == "weight" and adds_one(norm) else 0.0
@@ -297,31 +335,6 @@ def _embedding_scale(deep: PreTrainedModel, grown: PreTrainedModel) -> float:
         old, new = (torch.tensor(value, dtype=dtype).double().item() for value in (old, new))
         scale *= new / old
     return scale
-
-
-def _check_layers_alike(
-    source: PreTrainedModel, deep: PreTrainedModel, layers: Layers, layer_map: tuple[int, ...]
-) -> None:
-    """Every new layer must be built as its source was: same tensors, same constants."""
-    expected: set[str] = set()
-    for name in named_tensors(source):
-        part = layers.split(name)
-        repeats = [] if part is None else [new for new, old in enumerate(layer_map) if old == part[1]]
-        expected |= {name} if part is None else {f"{part[0]}.{new}.{part[2]}" for new in repeats}
-    if odd := sorted(expected ^ set(named_tensors(deep))):
-        raise UnsupportedModelError(
-            f"{source.config.model_type} builds a layer by its position: with layers {list(layer_map)}, {odd[0]} is "
-            "in only one of the two models. Choose a layer map that repeats whole periods of its pattern."
-        )
-    before = constants(source)
-    for name, value in constants(deep).items():
-        old = _old_name(name, layers, layer_map)
-        counts_layers = layers.split(name) is None and (before.get(old), value) == (layers.count, len(layer_map))
-        if old in before and before[old] != value and not counts_layers:
-            raise UnsupportedModelError(
-                f"{source.config.model_type} builds a layer by its position: {name} is {value!r}, but its source {old} "
-                f"is {before[old]!r}. Choose a layer map that repeats whole periods of its pattern."
-            )
 
 
 def _check_shapes(recipes: tuple[Recipe, ...], tensors: Mapping[str, Tensor]) -> None:

@@ -5,12 +5,13 @@ import torch
 from torch import nn
 
 from hf_bootstrap.errors import UnsupportedModelError
-from hf_bootstrap.growth.architecture import find_layers, per_layer_lists
-from hf_bootstrap.growth.bootstrap import bootstrap_from_pretrained
+from hf_bootstrap.growth.bootstrap import bootstrap_from_pretrained, grow_model
 from hf_bootstrap.growth.config import GrowthConfig
+from hf_bootstrap.growth.depth import find_layers, per_layer_lists
 from hf_bootstrap.growth.plan import plan_growth
 
 from .models import ARCHITECTURES, drift, logits, random_ids, tiny
+from .zoo import tiny_config, tiny_model
 
 MAPS = {"stack": [0, 1, 2, 0, 1, 2], "interpose": [0, 0, 1, 1, 2, 2], "explicit": [2, 0, 1, 1]}
 
@@ -66,7 +67,7 @@ def test_lists_per_layer_follow_the_layer_map():
 
 def test_a_list_that_happens_to_be_as_long_as_the_model_is_deep_is_left_alone():
     config = tiny("qwen3", eos_token_id=[1, 2, 3]).config
-    assert set(per_layer_lists(config, 3)) == {"layer_types"}
+    assert set(per_layer_lists(config, find_layers(config))) == {"layer_types"}
     assert plan_growth(config, GrowthConfig(depth=2)).target_config.eos_token_id == [1, 2, 3]
 
 
@@ -115,3 +116,105 @@ def test_mixtures_of_experts_grow_in_depth():
     ids = random_ids()
     expected = logits(assembled_by_hand(source, MAPS["stack"]), input_ids=ids, use_cache=False)
     assert drift(logits(grown, input_ids=ids, use_cache=False), expected) < 1e-5
+
+
+# One of every way a layer adds to the stream: pre-norm, sandwich (1 + w and w), post-branch norms, parallel, fused
+# experts, fused experts with biases, latent attention, an encoder's decoder.
+SILENT = (
+    "llama",
+    "gemma2",
+    "glm4",
+    "olmo2",
+    "gpt_neox",
+    "phi",
+    "gpt2",
+    "mixtral",
+    "gpt_oss",
+    "deepseek_v3",
+    "axk1",
+    "whisper",
+)
+
+
+@pytest.mark.parametrize("model_type", SILENT)
+def test_identity_depth_keeps_the_function_and_trains_everywhere(model_type):
+    source, ids = tiny_model(model_type), random_ids() % 78 + 3
+    growth = GrowthConfig(depth=2, depth_method="identity")
+    # No stack for first layers of another kind; identity repeats layers in place, so they follow.
+    grown = grow_model(source, plan_growth(source.config, growth, model_class=type(source)))
+    expected = logits(source, input_ids=ids, use_cache=False)
+    assert drift(logits(grown, input_ids=ids, use_cache=False), expected) < 1e-12
+    before = {name: p.detach().clone() for name, p in grown.named_parameters()}
+    grown.train()
+    optimizer = torch.optim.AdamW(grown.parameters(), lr=1e-3, weight_decay=0)
+    for _ in range(3):
+        output = grown(input_ids=ids, use_cache=False).logits
+        torch.nn.functional.cross_entropy(output[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).backward()
+        gradients = [p.grad for p in grown.parameters() if p.grad is not None]
+        assert all(torch.isfinite(gradient).all() for gradient in gradients)
+        optimizer.step()
+        optimizer.zero_grad()
+    assert [
+        n for n, p in grown.named_parameters() if torch.equal(p, before[n]) and not never_moves(model_type, n)
+    ] == []
+
+
+def never_moves(model_type, name):
+    """Parameters that get no gradient in the source either: biases a softmax cancels, or of routing, or unused."""
+    return {
+        "whisper": "encoder" in name or "k_proj" in name,
+        "deepseek_v3": "correction_bias" in name,
+    }.get(model_type, False)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "bart", "openai-gpt"])
+def test_a_layer_that_normalises_the_sum_cannot_be_silent(model_type):
+    with pytest.raises(UnsupportedModelError, match="normalises the sum"):
+        plan_growth(tiny_config(model_type), GrowthConfig(depth=2, depth_method="identity"))
+
+
+def test_a_norm_that_adds_one_is_silent_at_minus_one():
+    source = tiny("gemma2")
+    grown = grow_model(source, plan_growth(source.config, GrowthConfig(depth=2, depth_method="identity")))
+    copied, kept = grown.model.layers[1], grown.model.layers[0]
+    assert (copied.post_feedforward_layernorm.weight == -1).all()
+    assert (copied.post_attention_layernorm.weight == -1).all()
+    # The projections stay: zeroing them too would leave every gradient zero.
+    assert torch.equal(copied.mlp.down_proj.weight, source.model.layers[0].mlp.down_proj.weight)
+    assert torch.equal(kept.post_attention_layernorm.weight, source.model.layers[0].post_attention_layernorm.weight)
+
+
+def test_a_table_with_a_block_for_each_layer_follows_the_layer_map():
+    source = tiny_model("gemma4_text")
+    grown = grow_model(source, plan_growth(source.config, GrowthConfig(depth=2, depth_method="interpose")))
+    name = "embed_tokens_per_layer"
+    old, new = (getattr(m.model, name).weight.data for m in (source, grown))
+    blocks = old.reshape(len(old), 4, -1)
+    assert torch.equal(new.reshape(len(old), 8, -1), blocks[:, [0, 0, 1, 1, 2, 2, 3, 3]])
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes", "field", "expected"),
+    [
+        ("deepseek_v3", {"first_k_dense_replace": 1}, "first_k_dense_replace", 2),
+        ("afmoe", {"num_dense_layers": 2}, "num_dense_layers", 4),
+        ("qwen2_moe", {"mlp_only_layers": [1, 3]}, "mlp_only_layers", [2, 3, 6, 7]),
+    ],
+)
+def test_what_speaks_of_layer_numbers_follows_the_layer_map(model_type, changes, field, expected):
+    plan = plan_growth(tiny_config(model_type, **changes), GrowthConfig(depth=2, depth_method="interpose"))
+    assert getattr(plan.target_config, field) == expected
+
+
+def test_layers_are_found_in_a_part_and_by_a_list():
+    assert find_layers(tiny_config("gemma3")).fields == ("text_config.num_hidden_layers",)
+    assert find_layers(tiny_config("bart")).fields == ("decoder_layers",)
+    assert find_layers(tiny_config("nemotron_h")).fields == ("layers_block_type",)
+
+
+def test_the_last_layer_may_be_of_another_kind_and_stays_last():
+    config = tiny_config("gpt_neox_japanese")  # only its last layer has a bias
+    with pytest.raises(UnsupportedModelError, match=r"by its position.*dense_bias"):
+        plan_growth(config, GrowthConfig(depth=2))
+    plan = plan_growth(config, GrowthConfig(num_hidden_layers=6, depth_method="solar"))
+    assert plan.layer_map == (0, 1, 2, 1, 2, 3)

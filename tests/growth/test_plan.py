@@ -7,7 +7,7 @@ from transformers import LlamaConfig
 
 from hf_bootstrap.errors import GrowthError
 from hf_bootstrap.growth.anatomy import probe_axes
-from hf_bootstrap.growth.architecture import adds_one, build_meta, find_layers, find_ties
+from hf_bootstrap.growth.architecture import adds_one, build_meta, find_ties
 from hf_bootstrap.growth.bootstrap import grow_model
 from hf_bootstrap.growth.config import GrowthConfig
 from hf_bootstrap.growth.plan import count_parameters, plan_growth
@@ -50,7 +50,7 @@ def test_a_plan_prints_and_becomes_json():
 
 def test_axes_have_the_names_a_reader_of_the_code_would_give_them():
     config = tiny("llama").config
-    anatomy = probe_axes(config, find_layers(config))
+    anatomy = probe_axes(config)
 
     def names(tensor):
         return [[segment.dimension for segment in axis] for axis in anatomy[tensor].axes], anatomy[tensor].reads
@@ -65,14 +65,15 @@ def test_axes_have_the_names_a_reader_of_the_code_would_give_them():
 
 def test_fused_axes_are_taken_apart():
     phi3, gpt2 = (tiny(kind).config for kind in ("phi3", "gpt2"))
-    fused = probe_axes(phi3, find_layers(phi3))["model.layers.0.self_attn.qkv_proj.weight"].axes[0]
+    fused = probe_axes(phi3)["model.layers.0.self_attn.qkv_proj.weight"].axes[0]
     assert [(s.dimension, s.length, s.block) for s in fused] == [
         ("heads", 48, 12),
         ("kv_heads", 24, 12),
         ("kv_heads", 24, 12),
     ]
-    conv = probe_axes(gpt2, find_layers(gpt2))["transformer.h.0.attn.c_attn.weight"]
-    assert [(s.length, s.block) for s in conv.axes[1]] == [(48, 12)] * 3
+    conv = probe_axes(gpt2)["transformer.h.0.attn.c_attn.weight"]
+    # Queries, keys and values lie one after the other: widened in place, heads whole.
+    assert [(s.length, s.block) for s in conv.axes[1]] == [(144, 12)]
     assert conv.reads == 0
 
 

@@ -7,6 +7,7 @@ from hf_bootstrap.growth.config import GrowthConfig
 from hf_bootstrap.growth.plan import plan_growth
 
 from .models import ARCHITECTURES, DERIVES_HEAD_WIDTH, SIZES, allowed, drift, logits, random_ids, tiny
+from .zoo import tiny_config, tiny_model
 
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
@@ -39,6 +40,57 @@ def test_a_cached_step_sees_the_same_function(model_type):
         start = grown(input_ids=ids[:, :8], use_cache=True)
         last = grown(input_ids=ids[:, 8:], past_key_values=start.past_key_values, use_cache=True).logits
     assert drift(last.double(), logits(source, input_ids=ids)[:, 8:]) < allowed(model_type)
+
+
+# What needs more than plain projections: fused experts in both orientations and both interleavings, routers, shared
+# experts, latent attention, one key for all heads, fused projections, short convolutions, state spaces, position
+# tables, a decoder of its own, a part of a composite, a head with a norm of its own.
+SPECIAL = (
+    "mixtral", "gpt_oss", "qwen2_moe", "llama4_text", "deepseek_v3", "falcon", "gpt_bigcode", "codegen", "lfm2",
+    "mamba", "opt", "biogpt", "whisper", "gemma3", "roberta", "minicpm3", "helium",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("model_type", SPECIAL)
+def test_special_architectures_give_the_same_logits_too(model_type):
+    source, ids = tiny_model(model_type), random_ids() % 75 + 3
+    expected = logits(source, input_ids=ids, use_cache=False)
+    for factor in (2, 3):
+        plan = plan_growth(source.config, GrowthConfig(width=factor), model_class=type(source))
+        assert drift(logits(grow_model(source, plan), input_ids=ids, use_cache=False), expected) < 2e-6, factor
+
+
+@pytest.mark.parametrize("model_type", ["mixtral", "gpt_oss", "llama4_text"])
+def test_experts_are_told_apart_whichever_way_they_lie(model_type):
+    source, ids = tiny_model(model_type), random_ids() % 75 + 3
+    factors = {"hidden": 2, "mlp": 3, "heads": 1, "kv_heads": 1}
+    plan = plan_growth(source.config, GrowthConfig(width=2), factors=factors)
+    ours, theirs = (logits(m, input_ids=ids, use_cache=False) for m in (grow_model(source, plan), source))
+    assert drift(ours, theirs) < 2e-6
+
+
+def test_a_router_chooses_as_before():
+    source = tiny_model("mixtral")
+    plan = plan_growth(source.config, GrowthConfig(width=2))
+    grown = grow_model(source, plan).state_dict()
+    router = next(recipe for recipe in plan.recipes if recipe.target.endswith("mlp.gate.weight"))
+    assert torch.equal(router.fold(grown[router.target]), source.state_dict()[router.source])
+
+
+def test_each_size_can_be_asked_for_by_itself():
+    source, ids = tiny("llama"), random_ids()
+    growth = GrowthConfig(intermediate_size=120, num_attention_heads=8)
+    grown = bootstrap_from_pretrained(source, growth)
+    assert (grown.config.intermediate_size, grown.config.num_attention_heads) == (120, 8)
+    assert (grown.config.hidden_size, grown.config.num_key_value_heads) == (48, 2)
+    assert drift(logits(grown, input_ids=ids), logits(source, input_ids=ids)) < 2e-6
+
+
+def test_latent_attention_refuses_other_key_heads():
+    config = tiny_config("deepseek_v3")
+    factors = {"hidden": 2, "mlp": 2, "heads": 2, "kv_heads": 1}
+    with pytest.raises(UnsupportedModelError, match="as many key/value heads as query heads"):
+        plan_growth(config, GrowthConfig(width=2), factors=factors)
 
 
 # Every dimension by another factor, and each alone: an axis taken for another cannot stay hidden.
@@ -196,7 +248,12 @@ def test_an_operator_of_ones_own_is_used():
 
 @pytest.mark.parametrize(
     ("model_type", "reason"),
-    [("mixtral", "Router"), ("mamba", "MambaMixer"), ("bloom", "2 normalisations"), ("falcon", "several parts")],
+    [
+        ("bloom", "ALiBi"),
+        ("diffllama", "second half of its heads"),
+        ("mamba2", "Inconsistent configuration"),
+        ("openai-gpt", "0 normalisations"),
+    ],
 )
 def test_what_cannot_be_widened_says_why(model_type, reason):
     from transformers import AutoConfig

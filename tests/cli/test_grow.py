@@ -1,0 +1,89 @@
+"""`hf-bootstrap grow` as it is typed."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
+
+from hf_bootstrap.cli.main import app
+from hf_bootstrap.errors import GrowthError
+
+from ..growth.models import tiny
+
+
+@pytest.fixture
+def base(tmp_path):
+    tiny("llama").save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+def run(*arguments):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def test_a_model_is_grown_and_the_report_is_json(base, tmp_path):
+    result = run("grow", base, tmp_path / "grown", "--depth", 2, "--width", 2, "--json")
+    report = json.loads(result.stdout)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "grown").num_parameters() == report["n_params"]
+    assert list(report["files"]) == ["model.safetensors"]
+
+
+def test_a_plan_says_sizes_and_writes_nothing(base, tmp_path):
+    result = run("grow", base, tmp_path / "grown", "--width", 2, "--plan")
+    assert result.exit_code == 0
+    for word in ("parameters", "weights", "memory to grow", "memory to train", "FLOPs", "function"):
+        assert word in result.stdout
+    record = json.loads(run("grow", base, tmp_path / "grown", "--width", 2, "--plan", "--json").stdout)
+    assert record["forecast"]["fits"] is True
+    assert record["forecast"]["bytes_target"] > 3 * record["forecast"]["bytes_source"]
+    assert os.listdir(tmp_path) == ["base"]
+
+
+def test_what_does_not_fit_ends_a_plan_with_code_3(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 5, 5))
+    result = run("grow", base, tmp_path / "grown", "--width", 2, "--plan")
+    assert result.exit_code == 3
+    assert "DOES NOT FIT" in result.stdout
+
+
+@pytest.mark.parametrize("text", ["width: 2\nwidth_method: clone\n", '{"width": 2, "width_method": "clone"}'])
+def test_a_recipe_is_yaml_or_json(base, tmp_path, text):
+    (tmp_path / "growth.yaml").write_text(text)
+    run("grow", base, tmp_path / "grown", "--recipe", tmp_path / "growth.yaml")
+    config = json.loads((tmp_path / "grown/config.json").read_text())
+    assert config["hf_bootstrap"]["growth"][0]["recipe"]["width_method"] == "clone"
+
+
+def test_a_recipe_runs_no_code(base, tmp_path):
+    (tmp_path / "growth.yaml").write_text(f"width: !!python/object/apply:os.mkdir ['{tmp_path / 'ran'}']")
+    with pytest.raises(OSError, match="neither YAML nor JSON"):
+        run("grow", base, tmp_path / "grown", "--recipe", tmp_path / "growth.yaml")
+    assert not (tmp_path / "ran").exists()
+    (tmp_path / "growth.yaml").write_text("widht: 2")
+    with pytest.raises(GrowthError, match="Did you mean 'width'"):
+        run("grow", base, tmp_path / "grown", "--recipe", tmp_path / "growth.yaml")
+
+
+def test_a_mistake_is_one_sentence_and_code_1(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "hf_bootstrap.cli.main",
+        "grow",
+        str(tmp_path / "no"),
+        str(tmp_path / "x"),
+        "--width",
+        "2",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "is not a folder" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,308 @@
+"""`python -m tests.growth.coverage`: which of the causal language models transformers knows can be grown, measured.
+
+Every type of `AutoModelForCausalLM` is built tiny with every parameter random, grown, and held against an oracle from
+outside the growth code: width and identity depth against the model itself, other depths against the base's own
+modules put one after the other. Each type runs in a process of its own with a limit on time and memory; results are
+kept in a file, so a run that was cut off goes on where it stopped. The last step writes `docs/architectures.md`.
+"""
+
+import argparse
+import copy
+import json
+import os
+import resource
+import signal
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from hf_bootstrap.errors import BootstrapError
+from hf_bootstrap.growth.architecture import named_tensors
+from hf_bootstrap.growth.bootstrap import grow_model
+from hf_bootstrap.growth.config import GrowthConfig
+from hf_bootstrap.growth.depth import Layers, find_layers
+from hf_bootstrap.growth.plan import GrowthPlan, plan_growth
+
+from .zoo import MODEL_TYPES, tiny_model
+
+STRICT, UPCASTING = 1e-9, 2e-6  # modules that compute in float32 whatever the dtype explain no more than the second
+SECONDS, MEMORY = 150, 12 << 30
+DEPTHS = {name: GrowthConfig(depth=2, depth_method=name) for name in ("stack", "interpose", "identity", "midas")}
+DEPTHS["solar"] = GrowthConfig(num_hidden_layers=6, depth_method="solar")
+FACTORS = (
+    {"hidden": 2, "mlp": 2, "heads": 2, "kv_heads": 2},
+    {"hidden": 3, "mlp": 5, "heads": 4, "kv_heads": 2},
+    {"hidden": 2, "mlp": 1, "heads": 1, "kv_heads": 1},
+    {"hidden": 1, "mlp": 3, "heads": 1, "kv_heads": 1},
+    {"hidden": 1, "mlp": 1, "heads": 2, "kv_heads": 1},
+    {"hidden": 1, "mlp": 1, "heads": 2, "kv_heads": 2},
+)
+
+
+class NotCertified(Exception):
+    """The grown model is not what it should be: a fault of the growth code, never of the type."""
+
+
+def examine(model_type: str) -> dict[str, Any]:
+    """What growth does to one type: ``{"built": error or None, "depth": {method: result}, "width": result}``."""
+    try:
+        source = tiny_model(model_type, dtype=torch.float64)
+        expected = _runs(source, (ids := _ids(source)))
+    except Exception as error:  # noqa: BLE001  (transformers may fail in any way)
+        return {"built": _spell(error)}
+    depth = {name: _result(lambda growth=growth: _depth(source, ids, growth)) for name, growth in DEPTHS.items()}
+    return {"built": None, "depth": depth, "width": _result(lambda: _width(source, ids, expected))}
+
+
+def _result(check: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return {"verdict": "certified", **check()}
+    except BootstrapError as error:
+        return {"verdict": "refused", "reason": " ".join(str(error).split())}
+    except Exception as error:  # noqa: BLE001  (whatever happens is a finding)
+        return {"verdict": "WRONG", "reason": _spell(error)}
+
+
+def _spell(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:400]
+
+
+def _depth(source: PreTrainedModel, ids: Tensor, growth: GrowthConfig) -> dict[str, Any]:
+    plan = plan_growth(source.config, growth, model_class=type(source))
+    grown = grow_model(source, plan).eval()
+    layers = find_layers(source.config, type(source))
+    _check_config(source, grown, plan, layers)
+    reference = source if growth.keeps_function else assembled_by_hand(source, plan, layers)
+    if not growth.keeps_function:
+        _check_equal_layers(source, grown, plan, layers)
+    error = _compare(grown, reference, ids, reload=growth.depth_method in ("interpose", "solar"))
+    return {"error": error}
+
+
+def _width(source: PreTrainedModel, ids: Tensor, expected: Tensor) -> dict[str, Any]:
+    worst, refused = 0.0, []
+    for factors in FACTORS:
+        try:
+            plan = plan_growth(source.config, GrowthConfig(width=2), model_class=type(source), factors=factors)
+        except BootstrapError as error:
+            if factors is FACTORS[0]:
+                raise
+            refused.append(str(error))
+            continue
+        try:
+            worst = max(worst, _compare(grow_model(source, plan).eval(), source, ids, reload=factors is FACTORS[0]))
+        except NotCertified as error:
+            raise NotCertified(f"{error} at {factors}") from None
+    return {"error": worst, "cases": len(FACTORS) - len(refused)}
+
+
+def assembled_by_hand(source: PreTrainedModel, plan: GrowthPlan, layers: Layers) -> PreTrainedModel:
+    """The base's own modules, put one after the other in a copy of the base."""
+    reference = copy.deepcopy(source)
+    for prefix in layers.prefixes:
+        old = reference.get_submodule(prefix)
+        new = nn.ModuleList([copy.deepcopy(old[number]) for number in plan.layer_map])
+        for number, layer in enumerate(new):
+            for module in layer.modules():
+                for name in ("layer_idx", "layer_id", "layer_number", "layer_index", "layer_index_in_type"):
+                    if isinstance(getattr(module, name, None), int):
+                        setattr(module, name, number)
+        holder, _, name = prefix.rpartition(".")
+        setattr(reference.get_submodule(holder), name, new)
+    for name, module in reference.named_modules():
+        if layers.split(name + ".") is None:
+            for key, tensor in list(module.named_parameters(recurse=False)):
+                _repeat_blocks(module, key, tensor, plan, f"{name}.{key}".lstrip("."))
+    _share_config(reference, plan)
+    return reference
+
+
+def _repeat_blocks(module: nn.Module, key: str, tensor: Tensor, plan: GrowthPlan, name: str) -> None:
+    """A table with a block for each layer gets the blocks of the new layers."""
+    wanted = next((recipe.shape for recipe in plan.recipes if recipe.target == name), tuple(tensor.shape))
+    n_layers = max(plan.layer_map) + 1
+    for axis, (old, new) in enumerate(zip(tensor.shape, wanted, strict=True)):
+        if old != new:
+            parts = torch.chunk(tensor.data, n_layers, dim=axis)
+            tensor = nn.Parameter(torch.cat([parts[number] for number in plan.layer_map], dim=axis))
+    setattr(module, key, tensor)
+
+
+def _share_config(reference: PreTrainedModel, plan: GrowthPlan) -> None:
+    """Modules read the depth and the kinds of layers from the config when they run."""
+    target = copy.deepcopy(plan.target_config)
+    by_type = {type(target): target}
+    for name in target.sub_configs:
+        part = getattr(target, name, None)
+        by_type[type(part)] = part
+    for module in reference.modules():
+        config = getattr(module, "config", None)
+        if type(config) in by_type:
+            module.config = by_type[type(config)]
+        for name in ("num_hidden_layers", "num_layers", "n_layer", "n_layers"):
+            if isinstance(getattr(module, name, None), int) and getattr(module, name) == max(plan.layer_map) + 1:
+                setattr(module, name, len(plan.layer_map))
+
+
+def _check_config(source: PreTrainedModel, grown: PreTrainedModel, plan: GrowthPlan, layers: Layers) -> None:
+    part = layers.fields[0].rpartition(".")[0]
+    before, after = (m.config.to_dict() if not part else getattr(m.config, part).to_dict() for m in (source, grown))
+    for name, values in after.items():
+        old = before.get(name)
+        if isinstance(values, list) and isinstance(old, list) and len(old) == layers.count and old != values:
+            numbers = [new for new, source_layer in enumerate(plan.layer_map) if source_layer in old]
+            if values not in ([old[i] for i in plan.layer_map], numbers):
+                raise NotCertified(f"config list {name} is {values}, source {old}")
+
+
+def _check_equal_layers(source: PreTrainedModel, grown: PreTrainedModel, plan: GrowthPlan, layers: Layers) -> None:
+    old, new = source.state_dict(), grown.state_dict()
+    for name, tensor in new.items():
+        if (part := layers.split(name)) is not None:
+            theirs = old[f"{part[0]}.{plan.layer_map[part[1]]}.{part[2]}"]
+            if not torch.equal(tensor, theirs):
+                raise NotCertified(f"{name} is not the source layer's")
+    if len({layers.split(name)[:2] for name in new if layers.split(name)}) != len(plan.layer_map) * len(
+        layers.prefixes
+    ):
+        raise NotCertified("the grown model has another number of layers than planned")
+
+
+def _compare(grown: PreTrainedModel, reference: PreTrainedModel, ids: Tensor, *, reload: bool) -> float:
+    """Largest relative difference over plain, padded, cached and reloaded runs."""
+    expected = _runs(reference, ids)
+    worst = _drift(_runs(grown, ids), expected)
+    for side in ("left", "right"):
+        worst = max(worst, _padded(grown, reference, ids, side))
+    worst = max(worst, _cached(grown, reference, ids))
+    if reload:
+        worst = max(worst, _drift(_runs(_reloaded(grown), ids), expected))
+    if not worst <= UPCASTING:
+        raise NotCertified(f"logits differ by {worst:.1e} of the largest")
+    return worst
+
+
+def _reloaded(grown: PreTrainedModel) -> PreTrainedModel:
+    with tempfile.TemporaryDirectory() as folder:
+        grown.save_pretrained(folder)
+        again = type(grown).from_pretrained(folder, dtype=torch.float64, attn_implementation="eager").eval()
+    _set_experts(again)
+    theirs, ours = named_tensors(grown), named_tensors(again)
+    if set(ours) != set(theirs) or any(not torch.equal(ours[name], theirs[name]) for name in ours):
+        raise NotCertified("saving and loading changes tensors")
+    return again
+
+
+@torch.no_grad()
+def _runs(model: PreTrainedModel, ids: Tensor, **inputs: Any) -> Tensor:
+    logits: Tensor = model(input_ids=ids, use_cache=False, **inputs).logits.double()
+    if not torch.isfinite(logits).all() and not inputs:
+        raise NotCertified("logits are not finite")
+    return logits
+
+
+@torch.no_grad()
+def _padded(grown: PreTrainedModel, reference: PreTrainedModel, ids: Tensor, side: str) -> float:
+    mask = torch.ones_like(ids)
+    mask[0, slice(0, 4) if side == "left" else slice(-4, None)] = 0
+    try:
+        theirs = _runs(reference, ids, attention_mask=mask)
+        if not torch.isfinite(theirs[mask.bool()]).all():
+            return 0.0  # several architectures answer NaN to padding in float64: nothing to compare
+    except Exception:  # noqa: BLE001  (an architecture that takes no mask)
+        return 0.0
+    return _drift(_runs(grown, ids, attention_mask=mask)[mask.bool()], theirs[mask.bool()])
+
+
+@torch.no_grad()
+def _cached(grown: PreTrainedModel, reference: PreTrainedModel, ids: Tensor) -> float:
+    def step(model: PreTrainedModel) -> Tensor:
+        start = model(input_ids=ids[:, :8], use_cache=True)
+        logits: Tensor = model(input_ids=ids[:, 8:9], past_key_values=start.past_key_values, use_cache=True).logits
+        return logits[:, -1].double()
+
+    try:
+        theirs = step(reference)
+    except Exception:  # noqa: BLE001  (an architecture without a cache, or with one of its own kind)
+        return 0.0
+    return _drift(step(grown), theirs)
+
+
+def _drift(ours: Tensor, theirs: Tensor) -> float:
+    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
+
+
+def _ids(model: PreTrainedModel) -> Tensor:
+    return torch.randint(3, 78, (2, 12), generator=torch.Generator().manual_seed(1))
+
+
+def _set_experts(model: PreTrainedModel) -> None:
+    for module in model.modules():
+        if getattr(module, "config", None) is not None:
+            module.config._experts_implementation = "eager"
+
+
+def _each(types: list[str], jobs: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every type in a forked process of its own; transformers is imported once."""
+    waiting, running = list(types), {}
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            model_type = waiting.pop(0)
+            answer = tempfile.TemporaryFile()  # noqa: SIM115  (read when the process has ended)
+            if (pid := os.fork()) == 0:
+                _child(model_type, answer)
+            running[pid] = (model_type, answer)
+        pid, status = os.wait()
+        model_type, answer = running.pop(pid)
+        answer.seek(0)
+        text = answer.read()
+        yield model_type, json.loads(text) if text else {"built": f"killed by its limit or a signal ({status})"}
+
+
+def _child(model_type: str, answer: Any) -> None:
+    signal.alarm(SECONDS)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)
+    os.dup2(silence, 2)
+    answer.write(json.dumps(examine(model_type)).encode())
+    answer.flush()
+    os._exit(0)
+
+
+def main() -> None:
+    """Examine every type not yet in the results file, then write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("types", nargs="*", help="only these; default: all")
+    parser.add_argument("--results", type=Path, default=Path("architectures.jsonl"), help="kept between runs")
+    parser.add_argument("--write", type=Path, help="the table, such as docs/architectures.md")
+    parser.add_argument("--jobs", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    transformers.logging.set_verbosity_error()
+    results: dict[str, dict[str, Any]] = {}
+    if arguments.results.exists() and not arguments.types:
+        results = {r["type"]: r for r in map(json.loads, arguments.results.read_text().splitlines())}
+    todo = [t for t in arguments.types or MODEL_TYPES if t not in results]
+    for model_type, result in _each(todo, arguments.jobs):
+        results[model_type] = {"type": model_type, **result}
+        with arguments.results.open("a") as file:
+            file.write(json.dumps(results[model_type]) + "\n")
+        print(model_type, json.dumps(result), file=sys.stderr)
+    if arguments.write:
+        from .coverage_table import table
+
+        arguments.write.write_text(table(results, MODEL_TYPES))
+
+
+if __name__ == "__main__":
+    main()
