@@ -14,7 +14,7 @@ import numpy.typing as npt
 from ..errors import LawError, LawFileError, NotFittedError, did_you_mean
 from ..records import seal
 from ..store import write_atomic
-from . import decisions
+from . import budgets, decisions
 from .decisions import Decision
 from .fitted import FittedLaw, Prediction, fit_law, known_law, shaped
 from .forms import find_form
@@ -146,11 +146,37 @@ class ScalingLaw:
         return Prediction(value=shaped(value, shape), low=low, high=high, reach=far)
 
     def crossover(
-        self, *, base_tokens: float, scratch: "ScalingLaw | None" = None, n_params: float | None = None
+        self,
+        scratch: "ScalingLaw | None" = None,
+        *,
+        base_tokens: float,
+        n_params: float | None = None,
+        n_params_base: float | None = None,
+        count_base_cost: bool = False,
+        tokens: float | None = None,
     ) -> Decision:
         """Up to how many second-stage tokens reuse beats training from scratch; see `decisions.crossover`."""
-        rival = None if scratch is None else scratch.fitted
-        return decisions.crossover(self.fitted, base_tokens=base_tokens, scratch=rival, n_params=n_params)
+        return decisions.crossover(
+            self.fitted,
+            scratch=None if scratch is None else scratch.fitted,
+            base_tokens=base_tokens,
+            n_params=n_params,
+            n_params_base=n_params_base,
+            count_base_cost=count_base_cost,
+            tokens=tokens,
+        )
+
+    def best_split(self, *, flops: float, n_params_base: float, n_params: float | None = None) -> Decision:
+        """How many of a budget's tokens to give the base; see `budgets.best_split`."""
+        return budgets.best_split(self.fitted, flops=flops, n_params_base=n_params_base, n_params=n_params)
+
+    def tokens_for(self, *, loss: float, base_tokens: float | None = None, n_params: float | None = None) -> Decision:
+        """The tokens after which the law is at `loss`; see `decisions.tokens_for`."""
+        return decisions.tokens_for(self.fitted, loss=loss, base_tokens=base_tokens, n_params=n_params)
+
+    def compute_optimal(self, *, flops: float, base_tokens: float | None = None) -> Decision:
+        """The model size that gets the least loss from a budget; see `budgets.compute_optimal`."""
+        return budgets.compute_optimal(self.fitted, flops=flops, base_tokens=base_tokens)
 
     def saturation(self) -> Decision:
         """The base tokens at which the second stage's exponent reaches 0; see `decisions.saturation`."""
