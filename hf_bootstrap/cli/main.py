@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 from ..errors import BootstrapError
+from .compare import compare
+from .decide import decide
 from .demo import demo
 from .env import env
 from .fit import fit
@@ -20,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for _command in (demo, fit, predict, env):
+for _command in (demo, fit, compare, predict, decide, env):
     app.command()(_command)
 
 

@@ -19,7 +19,7 @@ def run(*arguments):
 
 
 def test_the_commands_are_those_the_documentation_speaks_of():
-    assert COMMANDS == ["demo", "env", "fit", "predict"]
+    assert COMMANDS == ["compare", "decide", "demo", "env", "fit", "predict"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
