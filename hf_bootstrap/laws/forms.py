@@ -208,16 +208,8 @@ class EffectiveTransfer(Form):
         share = np.exp(moved - pool)
         zero, one = np.zeros_like(pool), np.ones_like(pool)
         slope = np.stack([one, -pool, -alpha * share, -alpha * share * u, zero], axis=-1)
-        curvature = np.zeros((*pool.shape, 5, 5))
         bend = -alpha * share * (1 - share)
-        for i, j, value in (
-            (1, 2, -share),
-            (1, 3, -share * u),
-            (2, 2, bend),
-            (2, 3, bend * u),
-            (3, 3, bend * u * u),
-        ):
-            curvature[..., i, j] = curvature[..., j, i] = value
+        curvature = {(1, 2): -share, (1, 3): -share * u, (2, 2): bend, (2, 3): bend * u, (3, 3): bend * u * u}
         floor = np.zeros((1, len(v), 5))
         floor[..., 4] = 1
         return [Term(log_a - alpha * pool, slope, curvature), Term(np.broadcast_to(log_e, pool.shape), floor)]

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import final
 
 import numpy as np
+import numpy.typing as npt
 
-from .terms import FloatArray, Form, Logs, Term
+from .terms import FloatArray, Form, Logs, Part, Term
 
 __all__ = ["WithScratch"]
 
@@ -31,21 +32,19 @@ class WithScratch(Form):
         self.covers_scratch = True
         self._floor = inner.parameters.index("E")
 
-    def terms(self, logs: Logs, theta: FloatArray) -> Sequence[Term]:
+    def terms(self, logs: Logs, theta: FloatArray) -> Sequence[Term | Part]:
         """The inner terms on rows with a base, one power law on the others, and the shared floor."""
         k = len(self.inner.parameters)
         v, based = logs["tokens"], np.isfinite(logs["base_tokens"])
-        whole = []
+        whole: list[Term | Part] = []
         for term in self.inner.terms({name: column[based] for name, column in logs.items()}, theta[:, :k]):
-            log = np.full((len(theta), len(v)), -np.inf)
             slope = np.zeros((len(term.slope), len(v), k + 2))
-            log[:, based] = term.log
             slope[:, based, :k] = term.slope
-            curvature = None
-            if term.curvature is not None:
-                curvature = np.zeros((len(theta), len(v), k + 2, k + 2))
-                curvature[:, based, :k, :k] = term.curvature
-            whole.append(Term(log, slope, curvature))
+            curvature = {pair: _spread(bend, based, 0.0) for pair, bend in term.curvature.items()}
+            if isinstance(term, Term):
+                whole.append(Term(_spread(term.log, based, -np.inf), slope, curvature))
+            else:
+                whole.append(Part(_spread(term.value, based, 0.0), slope, curvature))
         branch = np.where(based, -np.inf, theta[:, k, None] - theta[:, k + 1, None] * v)
         floor = np.where(based, -np.inf, theta[:, self._floor, None])
         branch_slope, floor_slope = np.zeros((2, 1, len(v), k + 2))
@@ -78,3 +77,10 @@ class WithScratch(Form):
             "base_tokens": np.where(based, inner["base_tokens"], np.nan),
             "tokens": np.where(based, inner["tokens"], theta[:, k + 1, None]),
         }
+
+
+def _spread(values: FloatArray, based: npt.NDArray[np.bool_], fill: float) -> FloatArray:
+    """Values of the rows with a base, among all rows."""
+    whole = np.full((len(values), len(based)), fill)
+    whole[:, based] = values
+    return whole

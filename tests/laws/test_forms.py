@@ -71,7 +71,9 @@ def test_derivatives_equal_finite_differences(form, params, scratch):
         np.testing.assert_allclose(term.slope[0][present], slope, atol=2e-6)
         bend = np.broadcast_to(moved.slope, (2 * k, *moved.slope.shape[1:]))
         curvature = np.moveaxis(bend[:k] - bend[k:], 0, -1)[present] / (2 * step)
-        stated = np.zeros_like(curvature) if term.curvature is None else term.curvature[0][present]
+        stated = np.zeros_like(curvature)
+        for (p, q), second in term.curvature.items():
+            stated[:, p, q] = stated[:, q, p] = second[0][present]
         np.testing.assert_allclose(stated, curvature, atol=2e-5)
 
 
