@@ -13,9 +13,10 @@ import numpy as np
 
 from ..errors import FitError, LawError
 from ..units import format_count
-from .evidence import Comparison, NullTest
+from .evidence import Comparison
 from .fitted import FittedLaw, LawLike
 from .points import Points
+from .saturation import NullTest
 from .slices import Slices, slice_exponents
 from .terms import FloatArray
 

@@ -6,8 +6,8 @@ from matplotlib.figure import Figure
 
 from hf_bootstrap import ScalingLaw, compare_forms
 from hf_bootstrap.errors import LawError
-from hf_bootstrap.laws.evidence import null_test
 from hf_bootstrap.laws.figures import form_table, loss_curves, null_figure, three_panels
+from hf_bootstrap.laws.saturation import null_test
 
 from .grids import demo_design, measured
 
