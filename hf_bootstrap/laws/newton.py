@@ -103,12 +103,11 @@ def newton(
     problems, rows = len(theta), log_loss.shape[1]
     log_loss, weights = (np.broadcast_to(x, (problems, rows)) for x in (log_loss, weights))
     size = max(16, _CACHED // rows)
-    parts = [
-        _together(
-            form, logs, log_loss[i : i + size], weights[i : i + size], theta[i : i + size], delta, steps, tolerance
-        )
-        for i in range(0, problems, size)
-    ]
+    with np.errstate(all="ignore"):  # where a form overflows, its loss counts as infinite
+        parts = [
+            _together(form, logs, log_loss[i:j], weights[i:j], theta[i:j], delta, steps, tolerance)
+            for i, j in ((i, i + size) for i in range(0, problems, size))
+        ]
     return Minimum(
         theta=np.concatenate([part.theta for part in parts]),
         value=np.concatenate([part.value for part in parts]),
@@ -137,7 +136,10 @@ def _finite(value: FloatArray) -> FloatArray:
 def _evaluate(
     form: Form, logs: Logs, log_loss: FloatArray, weights: FloatArray, theta: FloatArray, delta: float
 ) -> _State:
-    """Value, gradient and exact Hessian of the weighted loss; `log_loss` and `weights` are (problems, rows)."""
+    """Value, gradient and exact Hessian of the weighted loss; `log_loss` and `weights` are (problems, rows).
+
+    The value is infinite where any of them is not a number.
+    """
     terms = form.terms(logs, theta)
     predicted, shares = add_up(terms)
     residual = log_loss - predicted
@@ -152,7 +154,8 @@ def _evaluate(
             hessian[:, i, j] -= moment
             if i != j:
                 hessian[:, j, i] -= moment
-    return _State(value, -gradient, hessian)
+    known = np.isfinite(gradient).all(axis=1) & np.isfinite(hessian).all(axis=(1, 2))
+    return _State(np.where(known, value, np.inf), -gradient, hessian)
 
 
 def _moments(
@@ -215,7 +218,8 @@ def _whiten(form: Form, logs: Logs, theta: FloatArray) -> FloatArray:
     """
     metric = 0.0
     for term in form.terms(logs, theta):
-        metric = metric + np.swapaxes(term.slope, 1, 2) @ term.slope / term.slope.shape[1]
+        slope = np.nan_to_num(term.slope, nan=0.0, posinf=0.0, neginf=0.0)
+        metric = metric + np.swapaxes(slope, 1, 2) @ slope / slope.shape[1]
     size = np.sqrt(np.maximum(np.diagonal(np.asarray(metric), axis1=1, axis2=2), 1e-300))
     spread, basis = np.linalg.eigh(metric / (size[:, :, None] * size[:, None, :]))
     spread = np.maximum(spread, 1e-10 * spread.max(axis=1, keepdims=True))
@@ -266,8 +270,7 @@ def _together(
         trial = theta[active] + np.clip((turned @ step[..., None])[..., 0], -20, 20)
         if floor is not None:
             trial[:, floor] = np.maximum(trial[:, floor], lowest)
-        with np.errstate(over="ignore", invalid="ignore"):
-            new = _evaluate(form, logs, log_loss[active], weights[active], trial, delta)
+        new = _evaluate(form, logs, log_loss[active], weights[active], trial, delta)
         better = new.value < value[active]
         won = active[better]
         theta[won], value[won] = trial[better], new.value[better]
@@ -311,7 +314,8 @@ def _steps(model: FloatArray, slope: FloatArray, damping: FloatArray) -> tuple[F
 def _solve(matrix: FloatArray, right: FloatArray) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
     """Symmetric systems by Cholesky's method, and which of them are positive definite.
 
-    Loops over parameters, not over problems: thousands of small systems cost what a few do.
+    Loops over parameters, not over problems: thousands of small systems cost what a few do. The answers to the
+    others mean nothing.
     """
     k = right.shape[1]
     a, x = np.ascontiguousarray(np.moveaxis(matrix, 0, -1)), right.T.copy()

@@ -6,15 +6,16 @@ The forms themselves are in `forms`; how a sum is fitted to points is the busine
 import abc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import LawError, did_you_mean
-from .jets import Jet
+from .jets import Jet, variables
 
-__all__ = ["FloatArray", "Form", "LogLinear", "Logs", "Part", "Term", "add_up"]
+__all__ = ["Curved", "FloatArray", "Form", "LogLinear", "Logs", "Part", "Term", "add_up"]
 
 FloatArray = npt.NDArray[np.float64]
 Logs = Mapping[str, FloatArray]  # column name -> ln of the column, (rows,); ln 0 is -inf
@@ -65,8 +66,9 @@ class Part:
 
 
 def _dense(jet: Jet, parameters: int, rows: int) -> tuple[FloatArray, FloatArray, _Bends]:
-    shape = (np.broadcast_shapes(jet.value.shape, (1, rows))[0], rows)
-    slope = np.zeros((*shape, parameters))
+    shape = (len(jet.value), rows)
+    problems = max([1, *(len(values) for values in jet.slope.values())])
+    slope = np.zeros((problems, rows, parameters))
     for i, values in jet.slope.items():
         slope[..., i] = values
     return np.broadcast_to(jet.value, shape), slope, {k: np.broadcast_to(v, shape) for k, v in jet.curvature.items()}
@@ -94,10 +96,14 @@ class Form(abc.ABC):
         name: how files and the command line call it.
         formula: as a reader would write it.
         source: where it comes from.
-        columns: the columns it reads, of base_tokens, tokens, n_params.
+        columns: the columns it reads: base_tokens (D1), tokens (D2, or D), n_params (N), unique_tokens (U),
+            mixture_ratio (r).
         parameters: names in the order of `theta`; the floor is called E.
         positive: those that are positive by construction, held as logs.
         covers_scratch: whether the formula means something for rows with base_tokens 0.
+        shared: the last terms, which hold from scratch as well, as a reader would write them.
+        domain: where the formula can be trusted, and where it ends.
+        units: parameter -> what it is and its unit.
     """
 
     name: str
@@ -107,6 +113,9 @@ class Form(abc.ABC):
     parameters: tuple[str, ...]
     positive: frozenset[str]
     covers_scratch: bool
+    shared: tuple[str, ...] = ("E",)
+    domain: str = ""
+    units: Mapping[str, str] = MappingProxyType({})
 
     @abc.abstractmethod
     def terms(self, logs: Logs, theta: FloatArray) -> Sequence[Term | Part]:
@@ -168,3 +177,24 @@ class LogLinear(Form):
     def terms(self, logs: Logs, theta: FloatArray) -> Sequence[Term | Part]:
         """As promised by `Form`; second derivatives are zero."""
         return [Term(theta @ matrix.T, matrix[None]) for matrix in self.design(logs)]
+
+
+class Curved(Form):
+    """A form that is not log-linear: it states the logs of its terms as formulas, and derivatives follow."""
+
+    @abc.abstractmethod
+    def logs_of_terms(self, logs: Logs, theta: Sequence[Jet]) -> Sequence[Jet]:
+        """The ln of each positive term, of shape (problems, rows) or what broadcasts to it."""
+
+    def signed_parts(self, logs: Logs, theta: Sequence[Jet]) -> Sequence[Jet]:
+        """Further parts in nats per token that may be negative; none unless a form has some."""
+        del logs, theta
+        return ()
+
+    def terms(self, logs: Logs, theta: FloatArray) -> Sequence[Term | Part]:
+        """As promised by `Form`."""
+        known, k, rows = variables(theta), len(self.parameters), len(logs["tokens"])
+        return [
+            *(Term.of(log, k, rows) for log in self.logs_of_terms(logs, known)),
+            *(Part.of(value, k, rows) for value in self.signed_parts(logs, known)),
+        ]
