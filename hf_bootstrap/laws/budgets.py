@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import LawError
 from ..units import format_count
-from .decisions import Decision, in_parts, why_no_interval
+from .decisions import Decision, in_parts, refuse_unidentified, why_no_interval
 from .fitted import FittedLaw
 from .terms import FloatArray
 
@@ -51,6 +51,7 @@ def best_split(
     """
     if not {"base_tokens", "tokens"} <= set(law.form.columns):
         raise LawError(f"The form {law.form.name!r} has one stage; there is nothing to split. Ask compute_optimal.")
+    refuse_unidentified(law)
     target = n_params_base if n_params is None else n_params
     _positive(flops=flops, n_params_base=n_params_base, n_params=target, flops_per_param_token=flops_per_param_token)
     share = 1 / (1 + np.exp(-_LOGITS))
@@ -171,6 +172,7 @@ def compute_optimal(
             f"The form {law.form.name!r} does not read both tokens and n_params; a best size needs one that does, "
             "such as 'chinchilla'."
         )
+    refuse_unidentified(law)
     _positive(flops=flops, flops_per_param_token=flops_per_param_token)
     pool = np.log(flops / flops_per_param_token)
     sizes = np.linspace(0.02 * pool, 0.98 * pool, max(int(60 * pool), 3))

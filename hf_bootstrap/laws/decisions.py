@@ -15,7 +15,7 @@ from .fitted import FittedLaw, Question
 from .scratch import WithScratch
 from .terms import FloatArray, Term
 
-__all__ = ["Decision", "crossover", "in_parts", "saturation", "tokens_for", "why_no_interval"]
+__all__ = ["Decision", "crossover", "in_parts", "refuse_unidentified", "saturation", "tokens_for", "why_no_interval"]
 
 # ln D2 from 1 token to 1e24, 40 a decade, where no closed answer is known.
 _GRID = np.log(10.0) * np.linspace(0, 24, 961)
@@ -97,6 +97,7 @@ def crossover(
             "This law was fitted without from-scratch rows, so there is nothing to compare with. "
             "Fit it with rows of base_tokens 0, or give scratch= a law of training from scratch."
         )
+    refuse_unidentified(law)
     rival = law if scratch is None else scratch
     extra = base_tokens * _cost_ratio(n_params, n_params_base) if count_base_cost else 0.0
     columns = {"base_tokens": base_tokens, "n_params": n_params}
@@ -122,6 +123,19 @@ def crossover(
         chance, told = _chance(law, rival, _gap(law, rival, columns, np.array([tokens]), extra), tokens)
         notes.append(told)
     return Decision(value=answer, low=low, high=high, reach=reach, notes=tuple(notes), probability=chance)
+
+
+def refuse_unidentified(law: FittedLaw) -> None:
+    """Refuse a decision that rests on directions the points do not know (`identifiability`).
+
+    Raises:
+        LawError: some parameters cannot be told apart.
+    """
+    if law.unidentified:
+        raise LawError(
+            f"These points cannot tell {', '.join(law.unidentified)} apart, so the law says nothing off their line. "
+            "Measure runs that vary each column by itself; see summary()."
+        )
 
 
 def _cost_ratio(n_params: float | None, n_params_base: float | None) -> float:
@@ -298,6 +312,7 @@ def tokens_for(
         LawError: a loss that is not positive and finite.
         PredictionError: an argument is missing.
     """
+    refuse_unidentified(law)
     if not 0 < loss < np.inf:
         raise LawError(f"loss is {loss!r}; ask for a positive, finite number of nats per token.")
     logs, _ = law.logs({"base_tokens": base_tokens, "tokens": np.exp(_GRID), "n_params": n_params})
@@ -346,6 +361,9 @@ def saturation(law: FittedLaw) -> Decision:
         raise LawError(f"The form {law.form.name!r} has no alpha3; saturation is a question to the form 'bootstrap'.")
     a2, a3 = inner.parameters.index("alpha2"), inner.parameters.index("alpha3")
     wall = "Saturation is a falling slope, not a wall: long before this point more tokens help less and less."
+    lost = {"alpha2", "alpha3"} & set(law.unidentified)
+    if lost:
+        return _no_saturation(f"These points cannot tell {', '.join(sorted(lost))} apart from other parameters.")
     if law.theta[a3] <= 0:
         return _no_saturation(
             f"alpha3 = {law.theta[a3]:.4g} is not positive: on these points the exponent does not fall."

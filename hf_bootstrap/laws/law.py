@@ -20,7 +20,7 @@ from .fitted import FittedLaw, Prediction, fit_law, known_law, shaped
 from .forms import find_form
 from .law_file import LAW_FILE, read_law, write_law
 from .points import Points
-from .report import summary_text
+from .report import number, summary_text
 from .terms import FloatArray, Form
 
 __all__ = ["ScalingLaw"]
@@ -40,7 +40,7 @@ class ScalingLaw:
         resamples: refits of the bootstrap behind the intervals.
 
     Attributes (after `fit`):
-        params_: name -> value, in raw tokens and natural logs.
+        params_: name -> value, in raw tokens and natural logs; None where these points cannot tell it apart.
         stderr_: name -> half of the 68.3% interval, or None where it is not known.
         n_points_: rows fitted.
         checks_: the numbered warnings of `summary`.
@@ -131,6 +131,9 @@ class ScalingLaw:
         """
         law = self.fitted
         logs, shape = law.logs({"base_tokens": base_tokens, "tokens": np.ones_like(np.asarray(base_tokens, float))})
+        lost = {"alpha2", "alpha3"} & set(law.unidentified)
+        if lost:
+            raise LawError(f"These points cannot tell {', '.join(sorted(lost))} apart; summary() says why.")
         if law.form.exponents(logs, law.theta[None]) is None:
             raise LawError(f"The form {law.form.name!r} has no exponent of D2 at fixed D1: {law.form.formula}")
 
@@ -219,13 +222,13 @@ class ScalingLaw:
     def __repr__(self) -> str:
         if "_law" not in self.__dict__:
             return f"ScalingLaw(form={self.form!r}, objective={self.objective!r}, delta={self.delta!r})"
-        told = ", ".join(f"{name}={value:.4g}" for name, value in self.params_.items())
+        told = ", ".join(f"{name}={number(value)}" for name, value in self.params_.items())
         return f"<ScalingLaw {self.fitted.form.name}: {told}; {self.n_points_} points>"
 
     def _learn(self, law: FittedLaw, points: Points | None) -> Self:
         self._law = law
         self.points_: Points | None = points
-        self.params_ = law.params()
+        self.params_ = law.known_params()
         self.n_points_ = law.n_points
         self.checks_ = law.warnings
         intervals = {name: law.interval(name, 0.683) for name in self.params_}

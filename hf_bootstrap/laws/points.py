@@ -23,7 +23,10 @@ __all__ = ["Points"]
 _Column = npt.NDArray[np.object_]
 
 _NUMBERS = ("base_tokens", "tokens", "n_params", "loss")
-_LABELS = ("run_id", "parent_run_id", "base_run_id", "base_checkpoint_id", "phase", "method", "domain", "seed")
+_LABELS = (
+    "run_id", "parent_run_id", "base_run_id", "base_checkpoint_id", "base_decayed", "phase", "method", "domain", "seed",
+    "peak_lr",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,10 +49,12 @@ class Points:
     parent_run_id: _Column | None = None
     base_run_id: _Column | None = None
     base_checkpoint_id: _Column | None = None
+    base_decayed: _Column | None = None
     phase: _Column | None = None
     method: _Column | None = None
     domain: _Column | None = None
     seed: _Column | None = None
+    peak_lr: _Column | None = None
     left_out: tuple[str, ...] = ()
     records: tuple[ScalingPoint, ...] | None = None
 
