@@ -22,7 +22,7 @@ PLANTED = {
     "total_tokens": {"A": 400.0, "alpha": 0.36, "E": 1.8},
     "effective_transfer": {"A": 500.0, "alpha": 0.38, "k": 40.0, "b": 0.6, "E": 1.7},
     "cpt_dynamics": {"A": 400.0, "alpha": 0.38, "B": -0.7, "beta": 0.6, "c": 4e-6, "E": 2.4},
-    "unified": {"A": 500.0, "alpha": 0.38, "k": 3.0, "b": 0.35, "s": 0.45, "E": 1.7},
+    "unified": {"A": 500.0, "alpha": 0.38, "k": 0.6, "s": 0.45, "E": 1.7},
     "chinchilla": {"A": 480.0, "B": 2100.0, "E": 1.8, "alpha": 0.35, "beta": 0.37},
     "cross_lingual": {"A": 420.0, "B": 433.0, "E": 1.55, "alpha": 0.4, "beta": 0.2, "gamma": 0.08},
     "gadre": {"a": 30.0, "b": 45.0, "eta": 0.12, "E": 1.6},
@@ -153,25 +153,107 @@ def test_exponents_are_the_slopes_of_the_reducible_loss(form, params, scratch):
         assert known.all() or name == "base_tokens"
 
 
-def test_counting_in_other_units_transforms_the_parameters_as_derived():
-    """With tokens/u and c = ln u: a1' = a1 - a3 c, a2' = a2 - a3 c, ln A' = ln A - (a1 + a2) c + a3 c^2, a3' = a3."""
-    form, params, c = FORMS["bootstrap"], PLANTED["bootstrap"], np.log(1e9)
+def in_other_units(name, p, c):
+    """The parameters of a form when every token is counted in units of e^c tokens; other columns stay."""
+    p, e = dict(p), np.exp
+    if name in ("bootstrap", "bootstrap_n"):
+        a1, a2, a3 = p["alpha1"], p["alpha2"], p["alpha3"]
+        # Counted so, a1' = a1 - a3 c, a2' = a2 - a3 c, ln A' = ln A - (a1 + a2) c + a3 c^2, a3' = a3.
+        return p | {"A": p["A"] * e(-(a1 + a2) * c + a3 * c**2), "alpha1": a1 - a3 * c, "alpha2": a2 - a3 * c}
+    if name in ("multiplicative", "hybrid"):
+        p["A"] *= e(-(p["alpha1"] + p["alpha2"]) * c)
+    if name == "additive":
+        p["A"] *= e(-p["alpha1"] * c)
+        p["B"] *= e(-p["alpha2"] * c)
+    if name == "barnett":
+        p["A"] *= e(-(p["alpha"] + p["beta"]) * c)
+        p["G"] *= e(-p["beta"] * c)
+    if name in ("total_tokens", "effective_transfer", "cpt_dynamics", "unified"):
+        p["A"] *= e(-p["alpha"] * c)
+    if name == "effective_transfer":
+        p["k"] *= e((p["b"] - 1) * c)
+    if name == "cpt_dynamics":
+        p["c"] *= e(c)
+    if name in ("hybrid", "chinchilla", "cross_lingual", "d_cpt"):
+        p["B"] *= e(-p["beta"] * c)
+    if name == "gadre":
+        p["b"] *= e(-2 * p["eta"] * c)
+    if name == "kaplan":
+        p["D_c"] *= e(-c)
+    return p
+
+
+@pytest.mark.parametrize("name", [name for name in FORMS if name != "data_constrained"])
+def test_counting_in_other_units_transforms_the_parameters_exactly(name):
+    """Not the law of repeated data, which weighs tokens against parameters and so needs one unit for both."""
+    form, c = FORMS[name], np.log(1e6)
     logs = columns(form, False)
-    loss = np.exp(form.log_loss(logs, form.to_theta(params)[None])[0])
-    found = form.to_params(fit_form(form, {name: column - c for name, column in logs.items()}, loss).theta)
-    a1, a2, a3 = params["alpha1"], params["alpha2"], params["alpha3"]
-    assert found["alpha1"] == pytest.approx(a1 - a3 * c, rel=1e-6)
-    assert found["alpha2"] == pytest.approx(a2 - a3 * c, rel=1e-6)
-    assert found["alpha3"] == pytest.approx(a3, rel=1e-6)
-    assert np.log(found["A"]) == pytest.approx(np.log(params["A"]) - (a1 + a2) * c + a3 * c**2, rel=1e-6)
+    theta = form.to_theta(PLANTED[name])
+    counted = {column: x - c if "tokens" in column else x for column, x in logs.items()}
+    expected = form.to_theta(in_other_units(name, PLANTED[name], c))
+    there = form.log_loss(counted, expected[None])[0]
+    np.testing.assert_allclose(there, form.log_loss(logs, theta[None])[0], rtol=0, atol=1e-12)
+    found = fit_form(form, counted, np.exp(there))
+    np.testing.assert_allclose(found.theta, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_effective_transfer_contains_total_tokens_and_the_law_from_scratch():
-    transfer, total = FORMS["effective_transfer"], FORMS["total_tokens"]
-    logs = columns(transfer, True)
-    same = transfer.to_theta(PLANTED["total_tokens"] | {"k": 1.0, "b": 1.0})
+def test_data_constrained_transforms_when_tokens_and_parameters_change_their_unit_together():
+    form, planted, c = FORMS["data_constrained"], PLANTED["data_constrained"], np.log(1e3)
+    logs = columns(form, False)
+    scaled = planted | {
+        "A": planted["A"] * np.exp(-planted["alpha"] * c),
+        "B": planted["B"] * np.exp(-planted["beta"] * c),
+    }
+    counted = {name: column - c for name, column in logs.items()}
+    np.testing.assert_allclose(
+        form.log_loss(counted, form.to_theta(scaled)[None]),
+        form.log_loss(logs, form.to_theta(planted)[None]),
+        atol=1e-12,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "special"), [("effective_transfer", {"k": 1.0, "b": 1.0}), ("unified", {"k": 1.0, "s": 1.0})]
+)
+def test_pools_contain_total_tokens_and_the_law_from_scratch(name, special):
+    form, total = FORMS[name], FORMS["total_tokens"]
+    logs = columns(form, True)
+    same = form.to_theta(PLANTED["total_tokens"] | special)
     expected = total.log_loss(logs, total.to_theta(PLANTED["total_tokens"])[None])
-    np.testing.assert_allclose(transfer.log_loss(logs, same[None]), expected, rtol=1e-12)
+    np.testing.assert_allclose(form.log_loss(logs, same[None]), expected, rtol=1e-12)
+    params = PLANTED[name]
+    scratch = {"base_tokens": np.array([-np.inf]), "tokens": np.log([3e5])}
+    alone = params["A"] * 3e5 ** -params["alpha"] + params["E"]
+    assert np.exp(form.log_loss(scratch, form.to_theta(params)[None]))[0, 0] == pytest.approx(alone, rel=1e-12)
+
+
+def test_the_unified_law_bends_as_the_interaction_law_does_in_the_middle():
+    """d(exponent of D2) / d ln D1 is -alpha s w (1 - w), and -alpha s / 4 where both stages count alike."""
+    form, params = FORMS["unified"], PLANTED["unified"]
+    v = np.log(1e6)
+    even = v - np.log(params["k"]) / params["s"]
+    logs = {"base_tokens": even + np.array([-0.01, 0.0, 0.01]), "tokens": np.full(3, v)}
+    exponents = form.exponents(logs, form.to_theta(params)[None])["tokens"][0]
+    assert exponents[1] == pytest.approx(params["alpha"] / 2)
+    assert (exponents[2] - exponents[0]) / 0.02 == pytest.approx(-params["alpha"] * params["s"] / 4, rel=1e-4)
+
+
+def test_gadre_is_chinchilla_with_equal_exponents():
+    gadre, chinchilla, p = FORMS["gadre"], FORMS["chinchilla"], PLANTED["gadre"]
+    logs = columns(gadre, False)
+    sixth = 6 ** -p["eta"]
+    same = {"A": p["a"] * sixth, "B": p["b"] * sixth, "E": p["E"], "alpha": 2 * p["eta"], "beta": 2 * p["eta"]}
+    expected = chinchilla.log_loss(logs, chinchilla.to_theta(same)[None])
+    np.testing.assert_allclose(gadre.log_loss(logs, gadre.to_theta(p)[None]), expected, rtol=1e-12)
+
+
+@every_form
+def test_every_form_says_where_it_comes_from_and_where_it_ends(form, params, scratch):
+    assert form.source
+    assert form.domain
+    assert form.units.keys() == set(form.parameters)
+    assert form.positive <= set(form.parameters)
+    assert form.name in FORMS
 
 
 def test_an_unknown_form_is_named_with_the_nearest_one():
