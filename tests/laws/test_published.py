@@ -103,19 +103,28 @@ def test_chinchilla_as_quoted_describes_its_points():
     assert np.median(np.abs(predicted / points["loss"] - 1)) < 0.004
 
 
-def test_data_constrained_describes_repeated_data_where_chinchilla_cannot():
-    """All 296 runs of huggingface/datablations, the ones that repeat too often for either law included."""
+# Of the table's runs the published fit uses neither repeats with other seeds nor these, which its notebook
+# (huggingface/datablations, utils/parametric_fit.ipynb) comments out as outliers, or lists nowhere in that cell.
+NOT_FITTED = """
+2b84b4b 2b88b4b 2b812b4b 2b816b4b 2b824b4b 2b855b1b25 4b212b12b 4b224b12b 4b284b1b9 4b284b6b 2b8100m100m 14m7b5100m
+14m300b100m 1b12b7100m 1b13b9100m 1b15b9100m 1b17b5100m 619m3b9100m 619m5b9100m 619m7b5100m 2b84b8100m 1b58b8100m
+1b112b100m 619m22b100m 221m91b400m 221m174b400m 221m600b400m 8b712b12b 8b712b1b5 8b712b400m 8b712b100m 3b926b1b5
+2b836b1b5 2b836b400m 2b836b100m 2b246b400m 2b246b100m 1b566b1b5 1b566b100m 1b191b400m 1b191b1b5 1b1250b1b5 1b5174b1b5
+2b291b1b5 2b2174b1b5 8b720b1b5 2b877b1b5 8b7178b25bopt 4b284b12bc4opt2 421m300b1b5
+"""
+
+
+def test_data_constrained_has_the_published_objective_on_the_182_runs_and_its_optimum_is_lower():
     with table("datablations", "c4_val_losses.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+        rows = [r for r in csv.DictReader(file) if r["is_seed_repeat"] == "0" and r["run"] not in NOT_FITTED.split()]
+    assert len(rows) == 182
     names = {"n_params": "params", "tokens": "tokens", "unique_tokens": "unique_tokens"}
     logs = {ours: np.log([float(row[theirs]) for row in rows]) for ours, theirs in names.items()}
     loss = np.array([float(row["val_loss"]) for row in rows])
-    published = FORMS["data_constrained"].to_theta(REPEATED)
-    apart = np.log(loss) - FORMS["data_constrained"].log_loss(logs, published[None])[0]
-    # The table holds what the published fit left out; on all rows its parameters give this, summed by Huber(1e-3).
+    form = FORMS["data_constrained"]
+    apart = np.log(loss) - form.log_loss(logs, form.to_theta(REPEATED)[None])[0]
     size = np.abs(apart)
-    assert np.sum(np.where(size <= 1e-3, apart**2 / 2, 1e-3 * (size - 5e-4))) == pytest.approx(0.0358404807, rel=1e-8)
-    repeated = fit_form(FORMS["data_constrained"], logs, loss)
-    single = fit_form(FORMS["chinchilla"], logs, loss)
-    assert repeated.converged
-    assert repeated.value < min(0.9 * single.value, 0.0358404807)
+    published = np.sum(np.where(size <= 1e-3, apart**2 / 2, 1e-3 * (size - 5e-4)))
+    assert published == pytest.approx(0.015825936570763588, rel=1e-6)
+    # They fitted R_D and R_N only, with the rest from another study; all seven together describe these runs better.
+    assert fit_form(form, logs, loss).value < 0.5 * published
