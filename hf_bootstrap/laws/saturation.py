@@ -15,9 +15,10 @@ from .fitted import LawLike, completed
 from .fitting import fit_form, refit
 from .forms import find_form
 from .points import Points
+from .profiles import Profile, profile
 from .terms import FloatArray, Form
 
-__all__ = ["NULLS", "NullTest", "Verdict", "null_test", "verdict"]
+__all__ = ["NULLS", "NullTest", "SaturationTest", "Verdict", "null_test", "saturation_test", "verdict"]
 
 # What mimics a falling exponent without one: a law of all tokens together, and one of tokens transferred.
 NULLS = ("total_tokens", "effective_transfer")
@@ -171,3 +172,64 @@ def verdict(law: LawLike, nulls: Sequence[NullTest] = ()) -> Verdict:
     names = " and ".join(test.null.replace("_", " ") for test in nulls)
     told = f"{value}: the exponent falls with the base's tokens, and {names} cannot explain it{few}."
     return Verdict(finding="falls", sentence=told)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SaturationTest:
+    """All there is to say about alpha3: its interval, the nulls, and its profile with the floor.
+
+    Attributes:
+        nulls: one test per null.
+        profile: the joint profile of alpha3 and E; None where no laws could be resampled.
+        verdict: the finding and its sentence.
+    """
+
+    nulls: tuple[NullTest, ...]
+    profile: Profile | None
+    verdict: Verdict
+
+    def __str__(self) -> str:
+        """The verdict, then a line per null, then what the floor does to alpha3."""
+        lines = [str(self.verdict), *map(str, self.nulls)]
+        if self.profile is not None and self.profile.limit is not None:
+            low, high = self._floors(self.profile)
+            lines.append(
+                f"Held at any alpha3 that 95% of the resampled laws allow, the best E runs from {low:.3g} to "
+                f"{high:.3g} nats per token."
+            )
+        return "\n".join(lines)
+
+    @staticmethod
+    def _floors(found: Profile) -> tuple[float, float]:
+        floors, excess = found.best
+        allowed = floors[excess <= max(found.limit or 0.0, float(excess.min()))]
+        return float(allowed.min()), float(allowed.max())
+
+
+def saturation_test(
+    law: LawLike, nulls: Sequence[str | Form] = NULLS, n: int = 200, *, steps: int | None = None, seed: int = 0
+) -> SaturationTest:
+    """Whether alpha3 > 0 means saturation, with everything that speaks against it; seconds, so not part of `fit`.
+
+    Args:
+        law: of the form "bootstrap", with its points at hand.
+        nulls: forms without saturation.
+        n: draws per null.
+        steps: values of alpha3 and of E in the profile.
+        seed: of the draws.
+
+    Raises:
+        LawError: the form has no alpha3, or the law has no points at hand.
+    """
+    fitted = law.fitted
+    if "alpha3" not in fitted.form.parameters:
+        raise LawError(f"The form {fitted.form.name!r} has no alpha3; ask a law of the form 'bootstrap'.")
+    if law.points_ is None:
+        raise LawError("This law has no points at hand. Fit it, or load it from a folder that holds its points.")
+    tests = tuple(null_test(law.points_, null, n, delta=fitted.delta, seed=seed) for null in nulls)
+    resampled = fitted.replicates.method == "bootstrap"
+    return SaturationTest(
+        nulls=tests,
+        profile=profile(law, "alpha3", "E", steps=steps) if resampled else None,
+        verdict=verdict(law, tests),
+    )
