@@ -4,9 +4,10 @@ The work is done by the other modules of this room: `points` reads, `fitting` fi
 say how sure it is, `decisions` answers, `law_file` and `card` write it down.
 """
 
+import html
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,9 @@ from .law_file import LAW_FILE, read_law, write_law
 from .points import Points
 from .report import number, summary_text
 from .terms import FloatArray, Form
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["ScalingLaw"]
 
@@ -105,6 +109,8 @@ class ScalingLaw:
         base_tokens: npt.ArrayLike | None = None,
         tokens: npt.ArrayLike | None = None,
         n_params: npt.ArrayLike | None = None,
+        unique_tokens: npt.ArrayLike | None = None,
+        mixture_ratio: npt.ArrayLike | None = None,
         level: float = 0.95,
         extrapolate: bool = False,
     ) -> Prediction:
@@ -114,13 +120,21 @@ class ScalingLaw:
             base_tokens: D1; 0 asks for training from scratch.
             tokens: D2, or the tokens of a one-stage law.
             n_params: N, for forms that read it.
+            unique_tokens: U, the tokens of one epoch, for `data_constrained`.
+            mixture_ratio: r, the share of the domain in the training tokens, for `d_cpt`.
             level: nominal coverage of the interval of the law's curve (a new run scatters around it).
             extrapolate: answer also beyond two decades, and where the formula says loss rises with tokens.
 
         Raises:
             PredictionError: an argument is missing or impossible, or the answer would rest on nothing.
         """
-        asked = {"base_tokens": base_tokens, "tokens": tokens, "n_params": n_params}
+        asked = {
+            "base_tokens": base_tokens,
+            "tokens": tokens,
+            "n_params": n_params,
+            "unique_tokens": unique_tokens,
+            "mixture_ratio": mixture_ratio,
+        }
         return self.fitted.predict(asked, level=level, extrapolate=extrapolate)
 
     def exponent(self, base_tokens: npt.ArrayLike, level: float = 0.95) -> Prediction:
@@ -188,6 +202,25 @@ class ScalingLaw:
     def summary(self) -> str:
         """The law as a page of text: parameters with intervals, and numbered warnings."""
         return summary_text(self.fitted)
+
+    def plot(self) -> "Figure":
+        """The paper's three panels where the form has exponents, else the law's curves through its points.
+
+        Raises:
+            LawError: there are no points at hand to draw.
+        """
+        from .figures import loss_curves, three_panels
+
+        law = self.fitted
+        if not {"base_tokens", "tokens"} <= set(law.form.columns):
+            raise LawError(f"The form {law.form.name!r} has one stage; there are no stages to draw.")
+        logs, _ = law.logs({"base_tokens": 1e6, "tokens": 1e6, "n_params": 1e6})
+        return loss_curves(self) if law.form.exponents(logs, law.theta[None]) is None else three_panels(self)
+
+    def _repr_html_(self) -> str:
+        """The summary for a notebook: escaped text, no scripts."""
+        text = self.summary() if "_law" in self.__dict__ else repr(self)
+        return f"<pre>{html.escape(text)}</pre>"
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `law.json`, the points, a card (`README.md`) and figures into a folder.
