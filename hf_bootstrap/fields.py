@@ -160,7 +160,8 @@ def _layout(cls: type, record: Mapping[str, Any], signed: tuple[str, ...]) -> _L
     absent = [field for field in dataclasses.fields(cls) if field.name not in record]
     empty = tuple(field.name for field in absent if field.default_factory is not dataclasses.MISSING)
     defaults = {field.name: field.default for field in absent if field.name not in empty}
-    return _Layout(defaults, *(tuple(names) for names in kinds.values()), empty)
+    counts, negative, reals, texts, nested = (tuple(names) for names in kinds.values())
+    return _Layout(defaults, counts, negative, reals, texts, nested, empty)
 
 
 def as_plain_json(record: Any) -> dict[str, Any]:

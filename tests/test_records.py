@@ -396,7 +396,8 @@ def test_the_short_way_and_the_long_way_make_the_same_point(monkeypatch):
     "wrong",
     [
         {"loss": float("nan")}, {"loss": -1.0}, {"loss": float("inf")}, {"lr": -1e-3}, {"tokens": -1},
-        {"tokens": 2**63}, {"seed": -(2**63)}, {"run_id": ""}, {"phase": "ended"}, {"hashes": {"data": 1}}, {"eval": {"a": {"sum": 1.0}}},
+        {"tokens": 2**63}, {"seed": -(2**63)}, {"run_id": ""}, {"phase": "ended"}, {"hashes": {"data": 1}},
+        {"eval": {"a": {"sum": 1.0}}},
         {"eval": {"a": {"sum": 1.0, "count": 0, "bytes": 1}}}, {"schema": 2}, {"tokens": True},
         {"loss": 1e308, "lr": 1e308},
     ],
