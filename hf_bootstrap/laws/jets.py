@@ -47,6 +47,11 @@ class Jet:
         value = np.exp(self.value)
         return self.through(value, value, value)
 
+    def expm1(self) -> "Jet":
+        """The exponential function less 1, exact also near 0."""
+        slope = np.exp(self.value)
+        return self.through(np.expm1(self.value), slope, slope)
+
     def log(self) -> "Jet":
         """The natural logarithm."""
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -149,8 +149,9 @@ def _evaluate(
     inside = weights * (np.abs(residual) <= delta)
     gradient, hessian = _moments(terms, shares, inside + pull, pull)
     for share, term in zip(shares, terms, strict=True):
+        force = pull * share
         for (i, j), bend in term.curvature.items():
-            moment = np.sum(pull * share * bend, axis=-1)
+            moment = np.einsum("bn,bn->b", force, bend)
             hessian[:, i, j] -= moment
             if i != j:
                 hessian[:, j, i] -= moment

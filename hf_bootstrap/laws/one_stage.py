@@ -192,7 +192,7 @@ class DataConstrained(Curved):
         called = log_g + (log_beta - log_alpha).exp() * (log_g + unique)
         size = called.where(called.value < n, Jet(n))
         data = unique + _worn(Jet(np.expm1(logs["tokens"] - unique)), log_rd)
-        model = size + _worn((n - size).exp() - 1.0, log_rn)
+        model = size + _worn((n - size).expm1(), log_rn)
         return [log_a - alpha * model, log_b - beta * data, log_e]
 
     def starts(self, logs: Logs, loss: FloatArray) -> FloatArray:
@@ -210,7 +210,8 @@ class DataConstrained(Curved):
 def _worn(repeats: Jet, log_r: Jet) -> Jet:
     """The ln of 1 + R (1 - exp(-repeats / R)): how much more than its first use a resource is worth."""
     r = log_r.exp()
-    return (1.0 + r * (1.0 - (-1.0 * repeats / r).exp())).log()
+    # With expm1 it is exact also where R is without bound and every further use is worth the first.
+    return (1.0 - r * (-1.0 * repeats / r).expm1()).log()
 
 
 @final
