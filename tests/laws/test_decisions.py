@@ -227,3 +227,17 @@ def test_a_loss_below_the_floor_is_never_reached():
     for wrong in (0, -1, float("nan"), float("inf")):
         with pytest.raises(LawError, match="positive, finite"):
             law.tokens_for(loss=wrong, n_params=7e10)
+
+
+@pytest.mark.parametrize(
+    ("n_params", "crossings"),
+    [(1e9, {1e10: 7.1e9, 1e11: 5.1e10, 1e12: np.inf}), (7e9, {1e10: 3.9e9, 1e11: 2.0e10, 1e12: 1.6e11})],
+)
+def test_published_crossovers_by_the_form_with_a_size_term(n_params, crossings):
+    law = ScalingLaw.from_params(
+        "bootstrap_n", A=16.3, alpha1=0.043, alpha2=0.085, alpha3=7.98e-4, B=8.53, beta=0.112, E=0.165
+    )
+    assert law.predict(base_tokens=74e9, tokens=37e9, n_params=1e9).value == pytest.approx(2.1442, abs=6e-5)
+    for base_tokens, tokens in crossings.items():
+        found = law.crossover(MOE, base_tokens=base_tokens, n_params=n_params)
+        assert found.value == pytest.approx(tokens, rel=0.03)
