@@ -20,8 +20,8 @@ _NARROWING = 4.0
 # How far below the smallest ln L the log of the floor may sink: E = 1e-6 of it cannot be told from none.
 _DEEPEST = 14.0
 _STEPS, _LAST_STEPS = 15, 200
-_POLISHED = 32  # starts that screening leaves
-_CACHED = 50_000  # numbers of one (problems, rows) array that stay near the processor
+_POLISHED = 24  # starts that screening leaves
+_CACHED = 32_000  # numbers of one (problems, rows) array that stay near the processor
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
