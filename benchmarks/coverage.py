@@ -16,12 +16,12 @@ from hf_bootstrap.laws.fitted import FittedLaw, fit_law
 from hf_bootstrap.laws.points import Points
 
 NOISE = 0.003
-LEVELS = np.geomspace(1e9, 10**10.5, 6)
-MARKS = np.geomspace(1e8, 10**9.5, 6)
-TRUTH = {"A": 600.0, "alpha1": 0.25, "alpha2": 0.45, "alpha3": 0.012, "E": 1.7}
+LEVELS = MARKS = 131_072 * np.geomspace(1, 10**1.5, 6)
+# Close to what the miniature runs of continued pretraining gave: alpha3 and E are identified.
+TRUTH = {"A": 1.37e4, "alpha1": 0.387, "alpha2": 0.655, "alpha3": 0.0247, "E": 1.71}
 # Predictions at the middle of the data, at its two ends, and at four times the largest of both.
 ASKED = {
-    "middle": (10**9.75, 10**8.75),
+    "middle": (131_072 * 10**0.75, 131_072 * 10**0.75),
     "smallest": (LEVELS[0], MARKS[0]),
     "largest": (LEVELS[-1], MARKS[-1]),
     "4x/4x": (4 * LEVELS[-1], 4 * MARKS[-1]),

@@ -29,7 +29,7 @@ _TWO_STAGE = (
     "cpt_dynamics",
     "unified",
 )
-# One standard error prefers a parameter the points do not need in about a tenth of draws, two in fewer than that,
+# One standard error prefers a parameter the points do not need in a tenth of draws, two in one of twenty,
 # and asking for the whole 95% interval takes the interaction for none in four of ten (benchmarks/selection.py).
 _NEAR = 2.0
 RIVALS = tuple(name for name in _TWO_STAGE if name in FORMS)
