@@ -33,7 +33,7 @@ FICTION_README = {
 )
 def test_the_pilot_is_read_as_its_readme_says(name, columns, readme, alpha3):
     points = Points.read(table("miniature", name), columns=columns)
-    comparison = compare_forms(points.take(~points.from_scratch))
+    comparison = compare_forms(points.take(~points.from_scratch), list(readme))
     for score in comparison.scores:
         error, left_out, aicc = readme[score.form]
         assert 100 * score.error == pytest.approx(error, abs=0.006)
@@ -62,7 +62,7 @@ def test_the_form_that_made_the_points_is_ranked_first(planted):
         "effective_transfer": ScalingLaw.from_params("effective_transfer", A=500, alpha=0.4, k=40, b=0.6, E=1.8),
     }
     points = measured(demo_design(bases=BASES, marks=MARKS), laws[planted], noise=0.003)
-    comparison = compare_forms(points)
+    comparison = compare_forms(points, list(CODE_README))
     by_aicc = sorted(comparison.scores, key=lambda score: score.aicc)
     assert by_aicc[0].form == planted
     held_out = {score.form: score.leave_one_out for score in comparison.scores}
