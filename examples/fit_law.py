@@ -10,7 +10,7 @@ import sys
 import numpy as np
 
 from hf_bootstrap import ScalingLaw, compare_forms
-from hf_bootstrap.laws.evidence import null_test, verdict
+from hf_bootstrap.laws.saturation import null_test, verdict
 
 
 def made_up_points() -> dict[str, list[object]]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from .errors import RecordError, did_you_mean
 
-__all__ = ["as_plain_json", "brief", "build", "settle"]
+__all__ = ["as_plain_json", "brief", "build", "settle", "settled_fields"]
 
 _T = TypeVar("_T")
 
@@ -87,6 +87,81 @@ def build(cls: type[_T], record: Mapping[str, Any], error: type[RecordError], sc
                 f"{cls.__name__} needs the field {name!r}, which is missing. Correct the writer of this record."
             )
     return cls(**record)
+
+
+class _Layout(NamedTuple):
+    defaults: dict[str, Any]  # of the fields that a record leaves out
+    counts: tuple[str, ...]
+    signed: tuple[str, ...]
+    numbers: tuple[str, ...]
+    texts: tuple[str, ...]  # mappings of text to text
+    nested: tuple[str, ...]  # mappings of mappings, copied and left to the caller to judge
+    empty: tuple[str, ...]  # mappings that a record leaves out
+
+
+# The lines of a file have the same keys and types, so what they allow is worked out once for all of them.
+_LAYOUTS: dict[tuple[Any, ...], _Layout | None] = {}
+_MANY_LAYOUTS = 4096
+
+
+def settled_fields(cls: type, record: Mapping[str, Any], *, signed: tuple[str, ...] = ()) -> dict[str, Any] | None:
+    """Every field of a `cls` made from `record`, where all types and ranges are right as they stand.
+
+    A short way to what `build` and `settle` do, for the many lines of a file; None sends the caller back to them,
+    also where a value is merely unusual. Mappings are copied; those of mappings are not looked into.
+    """
+    key = (cls, tuple(record), tuple(map(type, record.values())))
+    try:
+        layout = _LAYOUTS[key]
+    except KeyError:
+        if len(_LAYOUTS) >= _MANY_LAYOUTS:
+            _LAYOUTS.clear()
+        layout = _LAYOUTS[key] = _layout(cls, record, signed)
+    if layout is None:
+        return None
+    counts, reals = [record[name] for name in layout.counts], [record[name] for name in layout.numbers]
+    # A sum is finite only if every number is; one that overflows goes the long way, where each is looked at.
+    if (counts and (min(counts) < 0 or max(counts) > _LARGEST)) or not math.isfinite(sum(reals)):
+        return None
+    if (reals and min(reals) < 0) or not all(abs(record[name]) <= _LARGEST for name in layout.signed):
+        return None
+    fields = {**layout.defaults, **record}
+    for name in layout.texts:
+        if not all(type(key) is str and type(value) is str for key, value in record[name].items()):
+            return None
+        fields[name] = dict(record[name])
+    for name in layout.nested:
+        if not all(type(key) is str and type(value) is dict for key, value in record[name].items()):
+            return None
+        fields[name] = {key: dict(value) for key, value in record[name].items()}
+    for name in layout.empty:
+        fields[name] = {}
+    return fields
+
+
+def _layout(cls: type, record: Mapping[str, Any], signed: tuple[str, ...]) -> _Layout | None:
+    rules = _rules(cls)
+    if not record.keys() <= rules.keys() or any(rule.required and name not in record for name, rule in rules.items()):
+        return None
+    kinds: dict[str, list[str]] = {"count": [], "signed": [], "number": [], "text": [], "nested": []}
+    for name, value in record.items():
+        rule = rules[name]
+        if (value is None and rule.optional) or (type(value) is rule.hint and rule.is_word):
+            continue
+        if type(value) is int and rule.hint is int:
+            kinds["signed" if name in signed else "count"].append(name)
+        elif type(value) is float and rule.hint is float:
+            kinds["number"].append(name)
+        elif type(value) is dict and typing.get_origin(rule.hint) is Mapping:
+            inner = typing.get_args(rule.hint)[1]
+            kinds["text" if inner is str else "nested"].append(name)
+        else:
+            return None
+    absent = [field for field in dataclasses.fields(cls) if field.name not in record]
+    empty = tuple(field.name for field in absent if field.default_factory is not dataclasses.MISSING)
+    defaults = {field.name: field.default for field in absent if field.name not in empty}
+    counts, negative, reals, texts, nested = (tuple(names) for names in kinds.values())
+    return _Layout(defaults, counts, negative, reals, texts, nested, empty)
 
 
 def as_plain_json(record: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from hf_bootstrap import records
 from hf_bootstrap.errors import PointError, RecordError
 from hf_bootstrap.records import PHASES, SCHEMA, RunSpec, ScalingPoint, canonical_json, seal, unseal
 
@@ -370,3 +371,46 @@ def test_no_record_makes_a_spec_raise_anything_but_our_error(record):
     except RecordError:
         return
     assert spec.schema == SCHEMA
+
+
+@pytest.mark.parametrize("changed", ['"loss":2.50', '"loss":2.5 ', '"loss":2.5,"loss":2.5'])
+def test_a_line_summed_over_its_own_bytes_is_still_refused_unless_canonical(changed):
+    """The CRC is of the canonical form: a writer that sums other bytes is not believed, whatever the bytes say."""
+    bare = f'{{{changed},"run_id":"r","schema":1,"tokens":5}}'
+    line = f'{{"crc32":{zlib.crc32(bare.encode())},{bare[1:]}'
+    with pytest.raises(PointError):
+        unseal(line)
+
+
+def test_the_short_way_and_the_long_way_make_the_same_point(monkeypatch):
+    point = ScalingPoint(
+        run_id="r", tokens=5, loss=2.5, seed=-3, eval={"a": {"sum": 1.5, "count": 3, "bytes": 9}}, hashes={"data": "x"}
+    )
+    short = ScalingPoint.from_dict(point.to_dict())
+    monkeypatch.setattr(records, "settled_fields", lambda *_, **__: None)
+    assert ScalingPoint.from_dict(point.to_dict()) == short == point
+    assert hash(type(short)) == hash(ScalingPoint)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"loss": float("nan")}, {"loss": -1.0}, {"loss": float("inf")}, {"lr": -1e-3}, {"tokens": -1},
+        {"tokens": 2**63}, {"seed": -(2**63)}, {"run_id": ""}, {"phase": "ended"}, {"hashes": {"data": 1}},
+        {"eval": {"a": {"sum": 1.0}}},
+        {"eval": {"a": {"sum": 1.0, "count": 0, "bytes": 1}}}, {"schema": 2}, {"tokens": True},
+        {"loss": 1e308, "lr": 1e308},
+    ],
+)  # fmt: skip
+def test_the_short_way_lets_nothing_pass_that_the_long_way_refuses(wrong, monkeypatch):
+    record = {**ScalingPoint(run_id="r", tokens=5, loss=2.5).to_dict(), **wrong}
+
+    def outcome():
+        try:
+            return ScalingPoint.from_dict(record)
+        except PointError as error:
+            return str(error)
+
+    short = outcome()
+    monkeypatch.setattr(records, "settled_fields", lambda *_, **__: None)
+    assert outcome() == short

@@ -6,11 +6,13 @@ from typing import Annotated
 
 import typer
 
+from .choosing import named_columns, wanted_rows
+
 __all__ = ["fit"]
 
 
 def fit(
-    points: Annotated[Path, typer.Argument(help="A points.jsonl, or a CSV file.")],
+    points: Annotated[Path, typer.Argument(help="A points.jsonl, CSV or Parquet file.")],
     form: Annotated[str, typer.Option(help="bootstrap, multiplicative, additive, total_tokens, ...")] = "bootstrap",
     where: Annotated[list[str] | None, typer.Option(help="Use rows with this value, such as method=stack.")] = None,
     columns: Annotated[str, typer.Option(help="Our names = the table's, such as tokens=D2,loss=L.")] = "",
@@ -25,9 +27,8 @@ def fit(
     """
     from ..laws.law import ScalingLaw
 
-    chosen = _pairs(where or [])
-    named = {name: values[0] for name, values in _pairs([part for part in columns.split(",") if part]).items()}
-    law = ScalingLaw(form, objective=objective, delta=delta).fit(points, where=chosen, columns=named)
+    law = ScalingLaw(form, objective=objective, delta=delta)
+    law.fit(points, where=wanted_rows(where), columns=named_columns(columns))
     if out is not None:
         law.save_pretrained(out)
     if not as_json:
@@ -44,14 +45,3 @@ def fit(
         "out": None if out is None else str(out),
     }
     typer.echo(json.dumps(record, indent=2))
-
-
-def _pairs(words: list[str]) -> dict[str, list[str]]:
-    """``["method=stack", "method=continue"]`` -> ``{"method": ["stack", "continue"]}``."""
-    found: dict[str, list[str]] = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not equals or not name.strip() or not value.strip():
-            raise typer.BadParameter(f"{word!r} is not of the form name=value.")
-        found.setdefault(name.strip(), []).append(value.strip())
-    return found

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import BootstrapError
+from .compare import compare
+from .decide import decide
 from .demo import demo
 from .env import env
 from .fit import fit
@@ -40,7 +42,7 @@ def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for _command in (demo, grow, verify, fit, predict, env):
+for _command in (demo, grow, verify, fit, compare, predict, decide, env):
     app.command()(_stoppable(_command))
 
 

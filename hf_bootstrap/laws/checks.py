@@ -1,42 +1,50 @@
-"""The checks a fit makes by itself: each looks at one thing and says a sentence, or nothing.
+"""The sixteen checks a fit makes by itself: each looks at one thing and says a sentence, or nothing.
 
-The sentences become the numbered warnings of `ScalingLaw.summary()`.
+The sentences become the numbered warnings of `ScalingLaw.summary()`. Checks of the points alone, before any
+fit is looked at, are in `design_checks`; which parameters a design can tell apart is worked out in `identifiability`.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..units import format_count
-from .fitting import Fit
+from . import design_checks
+from .fitting import Fit, refit
+from .identifiability import identify
 from .points import Points
 from .resampling import Replicates
 from .scratch import WithScratch
 from .terms import FloatArray
 
-__all__ = ["CHECKS", "run_checks", "unidentified"]
+__all__ = ["CHECKS", "Check", "run_checks"]
 
-_Check = Callable[[Points, Fit, Replicates], Iterator[str]]
+_Look = Callable[[Points, Fit, Replicates], Iterator[str]]
+_MANY_ROWS = 400  # beyond which single rows have no influence worth a refit each
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check.
+
+    Attributes:
+        about: what it looks at, in a sentence.
+        look: the sentences it has to say about points, a fit and its replicates; None for a check that is made
+            elsewhere, where `about` says.
+    """
+
+    about: str
+    look: _Look | None
 
 
 def run_checks(points: Points, fit: Fit, replicates: Replicates) -> tuple[str, ...]:
     """Every sentence of every check, in order, then what is known of intervals and of rows left out."""
-    found = [sentence for check in CHECKS for sentence in check(points, fit, replicates)]
+    looks = [check.look for check in CHECKS.values() if check.look is not None]
+    found = [sentence for look in looks for sentence in look(points, fit, replicates)]
     return (*found, *replicates.notes, *points.left_out)
 
 
-def unidentified(fit: Fit) -> tuple[str, ...]:
-    """The parameters these points cannot tell apart: those in a direction that leaves every prediction as it is."""
-    size = np.linalg.norm(fit.slopes, axis=0)
-    seen = size > 1e-9 * size.max()
-    _, singular, directions = np.linalg.svd(fit.slopes[:, seen] / size[seen], full_matrices=False)
-    flat = directions[singular < 1e-7 * singular[0]]
-    lost = ~seen
-    lost[seen] = np.any(np.abs(flat) > 1e-3, axis=0)
-    return tuple(name for name, gone in zip(fit.form.parameters, lost, strict=True) if gone)
-
-
-def _convergence(points: Points, fit: Fit, replicates: Replicates) -> Iterator[str]:
+def _look_convergence(points: Points, fit: Fit, replicates: Replicates) -> Iterator[str]:
     del points, replicates
     if not fit.converged:
         yield "The search stopped before it converged; the parameters may not be the best ones."
@@ -48,47 +56,44 @@ def _convergence(points: Points, fit: Fit, replicates: Replicates) -> Iterator[s
         yield f"A second optimum fits almost as well (loss {fit.second[0] / fit.value - 1:+.2%}): {told}."
 
 
-def _count(points: Points, fit: Fit, replicates: Replicates) -> Iterator[str]:
+def _look_count(points: Points, fit: Fit, replicates: Replicates) -> Iterator[str]:
     del replicates
     n, k = len(points), len(fit.theta)
     if n < 2 * k:
         yield f"{n} points for {k} parameters: fewer than two each. Errors on these points flatter the law."
 
 
-def _identifiability(points: Points, fit: Fit, replicates: Replicates) -> Iterator[str]:
-    del replicates
-    lost = [name for name in unidentified(fit) if name != "E" or fit.form.to_params(fit.theta)["E"] > 1e-6]
-    if not lost:
-        return
-    cause = ""
-    if points.base_tokens is not None and not points.from_scratch.all():
-        based = ~points.from_scratch
-        ratio = points.tokens[based] / points.base_tokens[based]
-        if np.ptp(np.log(ratio)) < 1e-3:
-            cause = " because D2/D1 is constant"
-    yield f"{', '.join(lost)} cannot be told apart by these points{cause}; their single values mean nothing."
+def _look_identifiability(points: Points, fit: Fit, replicates: Replicates) -> Iterator[str]:
+    found = identify(points, fit)
+    if found.lost:
+        because = f" because {found.cause} is constant" if found.cause else ""
+        curvature = (
+            "; alpha3 rests on curvature alone" if found.cause == "D2/D1" and "alpha3" in fit.form.parameters else ""
+        )
+        known = ", ".join(found.combinations) or "nothing"
+        yield (
+            f"{', '.join(found.lost)} cannot be told apart by these points{because}, and have no value of their own"
+            f"{curvature}. Known are {known}."
+        )
+    elif len(replicates.theta) > 20 and replicates.method != "jackknife":
+        spread = replicates.theta.std(axis=0)
+        names = fit.form.parameters
+        moving = spread > 1e-9 * np.maximum(np.abs(fit.theta), 1)
+        related = np.zeros((len(names), len(names)))
+        if moving.sum() > 1:
+            related[np.ix_(moving, moving)] = np.corrcoef(replicates.theta[:, moving].T)
+        close = [(i, j) for i in range(len(names)) for j in range(i) if abs(related[i, j]) > 0.98]
+        if close:
+            told = ", ".join(f"{names[j]} and {names[i]} ({related[i, j]:+.3f})" for i, j in close)
+            yield (
+                f"These parameters are known only together, their estimates are correlated: {told} (condition number "
+                f"of the scaled Jacobian {found.condition:.1e}). Predictions are known better than they are."
+            )
 
 
-def _range(points: Points, fit: Fit, replicates: Replicates) -> Iterator[str]:
-    del replicates
-    based = ~points.from_scratch
-    for name in fit.form.columns:
-        column = getattr(points, name)
-        column = column[based] if name == "base_tokens" else column
-        if not len(column):
-            continue
-        levels = len(np.unique(column))
-        decades = np.log10(column.max() / column.min())
-        if levels < 3:
-            yield f"{name} has {levels} level{'s' if levels > 1 else ''}; a curve needs at least 3."
-        elif decades < 1:
-            yield f"{name} spans {decades:.2f} decades ({_span(column)}); exponents need at least one."
-    if points.n_params is not None and "n_params" not in fit.form.columns and len(np.unique(points.n_params)) > 1:
-        yield f"Model sizes differ ({_span(points.n_params)}), but this form has no term for size."
-
-
-def _span(column: FloatArray) -> str:
-    return f"{format_count(column.min())} to {format_count(column.max())}"
+def _look_bounds(points: Points, fit: Fit, replicates: Replicates) -> Iterator[str]:
+    yield from _floor(points, fit, replicates)
+    yield from _exponents(points, fit)
 
 
 def _floor(points: Points, fit: Fit, replicates: Replicates) -> Iterator[str]:
@@ -106,8 +111,7 @@ def _floor(points: Points, fit: Fit, replicates: Replicates) -> Iterator[str]:
             yield f"E is not identified: its interval runs from 0 to {float(found[1]):.3g}."
 
 
-def _exponents(points: Points, fit: Fit, replicates: Replicates) -> Iterator[str]:
-    del replicates
+def _exponents(points: Points, fit: Fit) -> Iterator[str]:
     for name, value in fit.form.to_params(fit.theta).items():
         if value < 0 and name != "alpha3":
             yield f"{name} = {value:.4g} is negative: the law says more tokens make the loss worse."
@@ -121,17 +125,8 @@ def _exponents(points: Points, fit: Fit, replicates: Replicates) -> Iterator[str
             )
 
 
-def _residuals(points: Points, fit: Fit, replicates: Replicates) -> Iterator[str]:
-    spread = 1.4826 * np.median(np.abs(fit.residuals - np.median(fit.residuals)))
-    far = np.flatnonzero(np.abs(fit.residuals) > 5 * max(spread, 1e-6))
-    if 0 < len(far) <= len(points) // 4:
-        names = points.run_id if points.run_id is not None else [f"row {row + 1}" for row in range(len(points))]
-        told = ", ".join(f"{names[row]} ({fit.residuals[row]:+.1%})" for row in far[:5])
-        yield f"{len(far)} outlier{'s' if len(far) > 1 else ''} beyond five times the usual error: {told}."
-    error = float(np.sqrt(np.mean(fit.residuals**2)))
-    if error > 0.05:
-        yield f"The law misses by {error:.1%} (root mean square); this form does not describe these points."
-    if replicates.unit == "row" and points.base_tokens is not None:
+def _look_clusters(points: Points, fit: Fit, replicates: Replicates) -> Iterator[str]:
+    if replicates.unit in ("row", "run_id") and points.base_tokens is not None:
         yield from _grouped(points.base_tokens, fit.residuals)
 
 
@@ -154,7 +149,125 @@ def _grouped(base_tokens: FloatArray, residuals: FloatArray) -> Iterator[str]:
         )
 
 
-def _scratch(points: Points, fit: Fit, replicates: Replicates) -> Iterator[str]:
+def _look_residuals(points: Points, fit: Fit, replicates: Replicates) -> Iterator[str]:
+    del replicates
+    spread = 1.4826 * np.median(np.abs(fit.residuals - np.median(fit.residuals)))
+    far = np.flatnonzero(np.abs(fit.residuals) > 5 * max(spread, 1e-6))
+    if 0 < len(far) <= len(points) // 4:
+        names = points.run_id if points.run_id is not None else [f"row {row + 1}" for row in range(len(points))]
+        told = ", ".join(f"{names[row]} ({fit.residuals[row]:+.1%})" for row in far[:5])
+        yield f"{len(far)} outlier{'s' if len(far) > 1 else ''} beyond five times the usual error: {told}."
+    error = float(np.sqrt(np.mean(fit.residuals**2)))
+    if error > 0.05:
+        yield f"The law misses by {error:.1%} (root mean square); this form does not describe these points."
+    yield from _trends(points, fit)
+
+
+def _trends(points: Points, fit: Fit) -> Iterator[str]:
+    """What a form that fits leaves behind along no axis: a slope or a bend of the residuals, or a growing spread."""
+    from scipy.special import stdtr
+    from scipy.stats import spearmanr
+
+    for name in fit.form.columns:
+        column = getattr(points, name)
+        rows = column > 0
+        if rows.sum() < 12 or len(np.unique(column[rows])) < 4:
+            continue
+        axis = np.log(column[rows])
+        axis = (axis - axis.mean()) / axis.std()
+        for shape, values in (("slope", axis), ("bend", axis**2 - np.mean(axis**2))):
+            related = float(np.corrcoef(values, fit.residuals[rows])[0, 1]) if np.ptp(fit.residuals[rows]) else 0.0
+            free = int(rows.sum()) - 2
+            t = abs(related) * np.sqrt(free / max(1 - related**2, 1e-12))
+            if 2 * stdtr(free, -t) < 0.001:
+                yield f"The residuals have a {shape} along {name} (correlation {related:+.2f}): the form misses it."
+        wider = spearmanr(axis, np.abs(fit.residuals[rows]))
+        if wider.pvalue < 0.001:
+            way = "large" if wider.statistic > 0 else "small"
+            yield f"The residuals spread more at {way} {name}; one noise for all rows is not what they have."
+
+
+def _look_objective(points: Points, fit: Fit, replicates: Replicates) -> Iterator[str]:
+    """Least squares and near-absolute values from the same optimum: parameters that move by more than two errors."""
+    if replicates.method != "bootstrap":
+        return
+    error = replicates.theta.std(axis=0)
+    logs, ones = points.logs(fit.form), np.ones((1, len(points)))
+    rivals = {"least squares": ("lsq", fit.delta), "absolute values": ("huber", 1e-5), "Huber 1e-3": ("huber", 1e-3)}
+    for name, (objective, delta) in rivals.items():
+        if (objective, delta) == (fit.objective, fit.delta):
+            continue
+        other = refit(replace(fit, objective=objective, delta=delta), logs, points.loss[None], ones).theta[0]
+        far = np.abs(other - fit.theta) / np.maximum(error, 1e-12 * np.maximum(np.abs(fit.theta), 1))
+        moved = [(p, f) for p, f, e in zip(fit.form.parameters, far, error, strict=True) if f > 2 and e > 1e-8]
+        if moved:
+            told = ", ".join(f"{p} by {f:.1f}" for p, f in moved)
+            yield f"By {name} the parameters move, in standard errors: {told}. The choice of objective matters here."
+
+
+def _look_influence(points: Points, fit: Fit, replicates: Replicates) -> Iterator[str]:
+    """Each row left out in turn, and the rows of the largest D1, D2 or N left out together."""
+    logs, n = points.logs(fit.form), len(points)
+    if replicates.method == "bootstrap" and len(fit.theta) + 1 < n <= _MANY_ROWS:
+        error = np.maximum(replicates.theta.std(axis=0), 1e-8 * np.maximum(np.abs(fit.theta), 1))
+        moved = np.abs(refit(fit, logs, points.loss[None], 1 - np.eye(n)).theta - fit.theta) / error
+        row, which = np.unravel_index(int(np.argmax(moved)), moved.shape)
+        if moved[row, which] > 1:
+            name = points.run_id[row] if points.run_id is not None else f"row {row + 1}"
+            yield (
+                f"One point carries much: without {name}, {fit.form.parameters[which]} moves by "
+                f"{moved[row, which]:.1f} standard errors."
+            )
+    inside = float(np.mean(np.abs(fit.residuals)))
+    for name in fit.form.columns:
+        largest = getattr(points, name) == getattr(points, name).max()
+        left = n - int(largest.sum())
+        if len(np.unique(getattr(points, name))) < 4 or left <= len(fit.theta) + 1:
+            continue
+        other = refit(fit, logs, points.loss[None], (~largest).astype(float)[None])
+        missed = np.abs(fit.form.log_loss(logs, other.theta)[0] - np.log(points.loss))[largest]
+        if missed.mean() > max(3 * inside, 0.005):
+            yield (
+                f"Predicted from the rest, the rows of the largest {name} are missed by {missed.mean():.1%} (all rows, "
+                f"fitted, by {inside:.1%}): expect at least that beyond the data."
+            )
+
+
+def _look_lack_of_fit(points: Points, fit: Fit, replicates: Replicates) -> Iterator[str]:
+    """Repeats of the same cell show the noise by themselves; a law that fits misses by no more."""
+    from scipy.special import fdtrc
+
+    del replicates
+    columns = [getattr(points, name) for name in fit.form.columns]
+    _, cell = np.unique(np.stack(columns, axis=1), axis=0, return_inverse=True)
+    cell = cell.ravel()
+    count = np.bincount(cell)
+    repeats, spare = len(cell) - len(count), len(count) - len(fit.theta)
+    if repeats < 3 or spare < 1:
+        return
+    means = np.bincount(cell, fit.residuals) / count
+    pure = float(np.sum((fit.residuals - means[cell]) ** 2)) / repeats
+    lack = float(np.sum(count * means**2)) / spare
+    p = float(fdtrc(spare, repeats, lack / max(pure, 1e-30)))
+    if p < 0.01:
+        yield (
+            f"Lack of fit: repeated cells scatter by {np.sqrt(pure):.2%}, but their means are missed by "
+            f"{np.sqrt(np.mean(means**2)):.2%} (p = {p:.1g}). What is missing is the form's fault, not noise."
+        )
+
+
+def _look_precision(points: Points, fit: Fit, replicates: Replicates) -> Iterator[str]:
+    """Losses rounded more coarsely than the law misses them: rounding once cost a published fit its optimum."""
+    del replicates
+    for digits in (1, 2, 3):
+        if np.allclose(points.loss, np.round(points.loss, digits), rtol=0, atol=1e-9):
+            step = 10.0**-digits / float(np.median(points.loss)) / np.sqrt(12)
+            if step > 0.3 * float(np.sqrt(np.mean(fit.residuals**2))) or digits == 1:
+                yield f"The losses are rounded to {digits} decimals, coarse beside the residuals. Log all digits."
+            return
+
+
+def _look_zero_rows(points: Points, fit: Fit, replicates: Replicates) -> Iterator[str]:
     del replicates
     if isinstance(fit.form, WithScratch):
         yield (
@@ -163,13 +276,23 @@ def _scratch(points: Points, fit: Fit, replicates: Replicates) -> Iterator[str]:
         )
 
 
-CHECKS: tuple[_Check, ...] = (
-    _convergence,
-    _count,
-    _identifiability,
-    _range,
-    _floor,
-    _exponents,
-    _residuals,
-    _scratch,
-)
+CHECKS: dict[str, Check] = {
+    "convergence": Check("Did the search end at an optimum that several starts share?", _look_convergence),
+    "count": Check(
+        "Are there at least two points for each parameter? (As many as parameters are refused.)", _look_count
+    ),
+    "identifiability": Check("Which parameters can this design tell apart, and why not?", _look_identifiability),
+    "range": Check("Does every axis span a decade, and have three levels?", design_checks.look_range),
+    "bounds": Check("Is the floor believable, and is every exponent positive inside the data?", _look_bounds),
+    "clusters": Check("Without ids, do rows of one base err together?", _look_clusters),
+    "residuals": Check("Are there outliers, trends, unequal spread or a misfit?", _look_residuals),
+    "objective": Check("Do other objectives move the parameters?", _look_objective),
+    "influence": Check("Does one point, or the largest runs, carry the fit?", _look_influence),
+    "extrapolation": Check("How far beyond the data is a question? Checked, and refused, by every prediction.", None),
+    "learning rates": Check("Do cells hold several learning rates?", design_checks.look_learning_rates),
+    "schedule": Check("Are decayed and undecayed runs mixed?", design_checks.look_schedule),
+    "units": Check("Are tokens and sizes raw counts, and losses all in nats?", design_checks.look_units),
+    "zero rows": Check("What became of rows with D1 = 0?", _look_zero_rows),
+    "precision": Check("Were losses rounded away? (Laws themselves are saved in full.)", _look_precision),
+    "lack of fit": Check("Do repeats show less noise than the law misses?", _look_lack_of_fit),
+}

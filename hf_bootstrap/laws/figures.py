@@ -13,9 +13,11 @@ import numpy as np
 
 from ..errors import FitError, LawError
 from ..units import format_count
-from .evidence import Comparison, NullTest
+from .evidence import Comparison
 from .fitted import FittedLaw, LawLike
 from .points import Points
+from .profiles import Profile
+from .saturation import NullTest
 from .slices import Slices, slice_exponents
 from .terms import FloatArray
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["form_table", "loss_curves", "null_figure", "save_figures", "three_panels"]
+__all__ = ["form_table", "loss_curves", "null_figure", "profile_figure", "save_figures", "three_panels"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -196,6 +198,34 @@ def null_figure(tests: Sequence[NullTest], interval: tuple[float, float] | None 
         axis.grid(visible=False)
         axis.spines["left"].set_visible(False)
     axes[-1].set_xlabel("alpha3 of the bootstrap law; red: observed, with its 95% interval")
+    return figure
+
+
+@_styled
+def profile_figure(found: Profile) -> "Figure":
+    """How well the law fits with one or two parameters held, and where the resampled laws lie.
+
+    Of two parameters a map: dark is as good as the best fit, the line holds 95% of the resampled laws.
+    """
+    figure, (axis,) = _figure(5.2, 4.0, 1)
+    first = found.values[0]
+    if len(found.names) == 1:
+        axis.plot(first, found.excess, color=_INK, lw=1.5)
+        axis.set(xlabel=found.names[0], ylabel="summed loss over its minimum, less 1")
+        if found.limit is not None:
+            axis.axhline(found.limit, color=_ACCENT, lw=1.0, ls="--")
+        axis.axvline(found.estimate[0], color=_ACCENT, lw=1.5)
+        axis.set_title("The fit with one parameter held; dashed: holds 95% of resampled laws")
+        return figure
+    second = found.values[1]
+    axis.contourf(first, second, np.sqrt(found.excess).T, 12, cmap="Blues_r")
+    if found.limit is not None:
+        axis.contour(first, second, found.excess.T, [found.limit], colors=[_ACCENT], linewidths=1.5)
+    axis.plot(found.draws[:, 0], found.draws[:, 1], ".", ms=2.5, color=_INK, alpha=0.5)
+    axis.plot(*found.estimate, "o", color=_ACCENT, ms=6)
+    axis.set(xlabel=found.names[0], ylabel=found.names[1], xlim=(first[0], first[-1]), ylim=(second[0], second[-1]))
+    axis.set_title(f"The fit with {found.names[0]} and {found.names[1]} held; line: 95% of resampled laws")
+    axis.grid(visible=False)
     return figure
 
 

@@ -14,6 +14,7 @@ from ..errors import FitError, PredictionError
 from ..units import format_count
 from .checks import run_checks
 from .fitting import fit_form
+from .identifiability import identify
 from .points import Points
 from .resampling import Replicates, no_replicates, replicate
 from .scratch import WithScratch
@@ -69,6 +70,7 @@ class FittedLaw:
         error: mean of |predicted / measured - 1|; None for published parameters.
         warnings: what the checks said.
         points_digest: SHA-256 of the rows.
+        unidentified: parameters these points cannot tell apart; their single values mean nothing and are not shown.
     """
 
     form: Form
@@ -82,6 +84,7 @@ class FittedLaw:
     error: float | None
     warnings: tuple[str, ...]
     points_digest: str | None
+    unidentified: tuple[str, ...] = ()
 
     def ask(self, question: Question, level: float = 0.95) -> tuple[FloatArray, tuple[FloatArray, FloatArray] | None]:
         """Anything that can be computed from the parameters, with its interval.
@@ -100,12 +103,18 @@ class FittedLaw:
         return value, self.replicates.interval(value, question(self.replicates.theta), level)
 
     def params(self) -> dict[str, float]:
-        """The parameters under the names people use."""
+        """The parameters under the names people use, to compute with."""
         return self.form.to_params(self.theta)
+
+    def known_params(self) -> dict[str, float | None]:
+        """The same to show: None for those these points cannot tell apart."""
+        return {name: None if name in self.unidentified else value for name, value in self.params().items()}
 
     def interval(self, name: str, level: float = 0.95) -> tuple[float, float] | None:
         """The interval of one parameter, or None where it is not known."""
         index = self.form.parameters.index(name)
+        if name in self.unidentified:
+            return None
         # A floor is bounded by 0 and known by its size; other positive parameters by their ratio.
         as_log = name in self.form.positive and name != "E"
         as_size = name == "E"
@@ -253,6 +262,7 @@ def fit_law(
         error=float(np.mean(np.abs(np.expm1(-fit.residuals)))),
         warnings=run_checks(points, fit, replicates),
         points_digest=points.digest(),
+        unidentified=identify(points, fit).lost,
     )
     return law, points
 

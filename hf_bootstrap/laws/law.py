@@ -4,9 +4,10 @@ The work is done by the other modules of this room: `points` reads, `fitting` fi
 say how sure it is, `decisions` answers, `law_file` and `card` write it down.
 """
 
+import html
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -14,14 +15,17 @@ import numpy.typing as npt
 from ..errors import LawError, LawFileError, NotFittedError, did_you_mean
 from ..records import seal
 from ..store import write_atomic
-from . import decisions
+from . import budgets, decisions
 from .decisions import Decision
 from .fitted import FittedLaw, Prediction, fit_law, known_law, shaped
 from .forms import find_form
 from .law_file import LAW_FILE, read_law, write_law
 from .points import Points
-from .report import summary_text
+from .report import number, summary_text
 from .terms import FloatArray, Form
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["ScalingLaw"]
 
@@ -40,7 +44,7 @@ class ScalingLaw:
         resamples: refits of the bootstrap behind the intervals.
 
     Attributes (after `fit`):
-        params_: name -> value, in raw tokens and natural logs.
+        params_: name -> value, in raw tokens and natural logs; None where these points cannot tell it apart.
         stderr_: name -> half of the 68.3% interval, or None where it is not known.
         n_points_: rows fitted.
         checks_: the numbered warnings of `summary`.
@@ -105,6 +109,8 @@ class ScalingLaw:
         base_tokens: npt.ArrayLike | None = None,
         tokens: npt.ArrayLike | None = None,
         n_params: npt.ArrayLike | None = None,
+        unique_tokens: npt.ArrayLike | None = None,
+        mixture_ratio: npt.ArrayLike | None = None,
         level: float = 0.95,
         extrapolate: bool = False,
     ) -> Prediction:
@@ -114,13 +120,21 @@ class ScalingLaw:
             base_tokens: D1; 0 asks for training from scratch.
             tokens: D2, or the tokens of a one-stage law.
             n_params: N, for forms that read it.
+            unique_tokens: U, the tokens of one epoch, for `data_constrained`.
+            mixture_ratio: r, the share of the domain in the training tokens, for `d_cpt`.
             level: nominal coverage of the interval of the law's curve (a new run scatters around it).
             extrapolate: answer also beyond two decades, and where the formula says loss rises with tokens.
 
         Raises:
             PredictionError: an argument is missing or impossible, or the answer would rest on nothing.
         """
-        asked = {"base_tokens": base_tokens, "tokens": tokens, "n_params": n_params}
+        asked = {
+            "base_tokens": base_tokens,
+            "tokens": tokens,
+            "n_params": n_params,
+            "unique_tokens": unique_tokens,
+            "mixture_ratio": mixture_ratio,
+        }
         return self.fitted.predict(asked, level=level, extrapolate=extrapolate)
 
     def exponent(self, base_tokens: npt.ArrayLike, level: float = 0.95) -> Prediction:
@@ -131,6 +145,9 @@ class ScalingLaw:
         """
         law = self.fitted
         logs, shape = law.logs({"base_tokens": base_tokens, "tokens": np.ones_like(np.asarray(base_tokens, float))})
+        lost = {"alpha2", "alpha3"} & set(law.unidentified)
+        if lost:
+            raise LawError(f"These points cannot tell {', '.join(sorted(lost))} apart; summary() says why.")
         if law.form.exponents(logs, law.theta[None]) is None:
             raise LawError(f"The form {law.form.name!r} has no exponent of D2 at fixed D1: {law.form.formula}")
 
@@ -146,11 +163,37 @@ class ScalingLaw:
         return Prediction(value=shaped(value, shape), low=low, high=high, reach=far)
 
     def crossover(
-        self, *, base_tokens: float, scratch: "ScalingLaw | None" = None, n_params: float | None = None
+        self,
+        scratch: "ScalingLaw | None" = None,
+        *,
+        base_tokens: float,
+        n_params: float | None = None,
+        n_params_base: float | None = None,
+        count_base_cost: bool = False,
+        tokens: float | None = None,
     ) -> Decision:
         """Up to how many second-stage tokens reuse beats training from scratch; see `decisions.crossover`."""
-        rival = None if scratch is None else scratch.fitted
-        return decisions.crossover(self.fitted, base_tokens=base_tokens, scratch=rival, n_params=n_params)
+        return decisions.crossover(
+            self.fitted,
+            scratch=None if scratch is None else scratch.fitted,
+            base_tokens=base_tokens,
+            n_params=n_params,
+            n_params_base=n_params_base,
+            count_base_cost=count_base_cost,
+            tokens=tokens,
+        )
+
+    def best_split(self, *, flops: float, n_params_base: float, n_params: float | None = None) -> Decision:
+        """How many of a budget's tokens to give the base; see `budgets.best_split`."""
+        return budgets.best_split(self.fitted, flops=flops, n_params_base=n_params_base, n_params=n_params)
+
+    def tokens_for(self, *, loss: float, base_tokens: float | None = None, n_params: float | None = None) -> Decision:
+        """The tokens after which the law is at `loss`; see `decisions.tokens_for`."""
+        return decisions.tokens_for(self.fitted, loss=loss, base_tokens=base_tokens, n_params=n_params)
+
+    def compute_optimal(self, *, flops: float, base_tokens: float | None = None) -> Decision:
+        """The model size that gets the least loss from a budget; see `budgets.compute_optimal`."""
+        return budgets.compute_optimal(self.fitted, flops=flops, base_tokens=base_tokens)
 
     def saturation(self) -> Decision:
         """The base tokens at which the second stage's exponent reaches 0; see `decisions.saturation`."""
@@ -159,6 +202,25 @@ class ScalingLaw:
     def summary(self) -> str:
         """The law as a page of text: parameters with intervals, and numbered warnings."""
         return summary_text(self.fitted)
+
+    def plot(self) -> "Figure":
+        """The paper's three panels where the form has exponents, else the law's curves through its points.
+
+        Raises:
+            LawError: there are no points at hand to draw.
+        """
+        from .figures import loss_curves, three_panels
+
+        law = self.fitted
+        if not {"base_tokens", "tokens"} <= set(law.form.columns):
+            raise LawError(f"The form {law.form.name!r} has one stage; there are no stages to draw.")
+        logs, _ = law.logs({"base_tokens": 1e6, "tokens": 1e6, "n_params": 1e6})
+        return loss_curves(self) if law.form.exponents(logs, law.theta[None]) is None else three_panels(self)
+
+    def _repr_html_(self) -> str:
+        """The summary for a notebook: escaped text, no scripts."""
+        text = self.summary() if "_law" in self.__dict__ else repr(self)
+        return f"<pre>{html.escape(text)}</pre>"
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `law.json`, the points, a card (`README.md`) and figures into a folder.
@@ -193,13 +255,13 @@ class ScalingLaw:
     def __repr__(self) -> str:
         if "_law" not in self.__dict__:
             return f"ScalingLaw(form={self.form!r}, objective={self.objective!r}, delta={self.delta!r})"
-        told = ", ".join(f"{name}={value:.4g}" for name, value in self.params_.items())
+        told = ", ".join(f"{name}={number(value)}" for name, value in self.params_.items())
         return f"<ScalingLaw {self.fitted.form.name}: {told}; {self.n_points_} points>"
 
     def _learn(self, law: FittedLaw, points: Points | None) -> Self:
         self._law = law
         self.points_: Points | None = points
-        self.params_ = law.params()
+        self.params_ = law.known_params()
         self.n_points_ = law.n_points
         self.checks_ = law.warnings
         intervals = {name: law.interval(name, 0.683) for name in self.params_}

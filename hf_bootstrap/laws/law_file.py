@@ -48,7 +48,7 @@ def write_law(law: FittedLaw, path: str | Path) -> None:
         "objective": law.objective,
         "delta": law.delta if math.isfinite(law.delta) else None,
         "units": {"tokens": "raw counts", "n_params": "raw counts", "loss": "nats per token", "log": "natural"},
-        "params": law.params(),
+        "params": law.known_params(),
         "parameters": list(law.form.parameters),
         "theta": law.theta.tolist(),
         "ranges": {key: list(value) for key, value in law.ranges.items()},
@@ -56,6 +56,7 @@ def write_law(law: FittedLaw, path: str | Path) -> None:
         "n_scratch": law.n_scratch,
         "error": law.error,
         "warnings": list(law.warnings),
+        "unidentified": list(law.unidentified),
         "points_sha256": law.points_digest,
         "versions": {"hf_bootstrap": __version__, "numpy": np.__version__},
         "replicates": {
@@ -137,6 +138,9 @@ def _build(record: dict[str, Any]) -> FittedLaw:
     if any(not 0 < low <= high < math.inf for low, high in ranges.values()) or set(ranges) - set(form.columns):
         raise ValueError(f"ranges are {ranges!r}")
     delta = record["delta"]
+    unidentified = tuple(str(name) for name in record["unidentified"])
+    if set(unidentified) - set(form.parameters):
+        raise ValueError(f"unidentified are {unidentified!r}, which the form does not have")
     return FittedLaw(
         form=form,
         objective=str(record["objective"]),
@@ -156,4 +160,5 @@ def _build(record: dict[str, Any]) -> FittedLaw:
         error=None if record["error"] is None else float(record["error"]),
         warnings=tuple(str(sentence) for sentence in record["warnings"]),
         points_digest=record["points_sha256"],
+        unidentified=unidentified,
     )

@@ -22,8 +22,13 @@ __all__ = ["Points"]
 
 _Column = npt.NDArray[np.object_]
 
-_NUMBERS = ("base_tokens", "tokens", "n_params", "loss")
-_LABELS = ("run_id", "parent_run_id", "base_run_id", "base_checkpoint_id", "phase", "method", "domain", "seed")
+_NUMBERS = ("base_tokens", "tokens", "n_params", "unique_tokens", "mixture_ratio", "loss")
+_POSITIVE = ("n_params", "unique_tokens", "mixture_ratio", "loss")
+_NOT_RECORDED = ("n_params", "unique_tokens", "mixture_ratio")  # by a `ScalingPoint`, under these names
+_LABELS = (
+    "run_id", "parent_run_id", "base_run_id", "base_checkpoint_id", "base_decayed", "phase", "method", "domain", "seed",
+    "peak_lr",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,7 +36,8 @@ class Points:
     """The rows a law may see, as columns of equal length.
 
     A column that was not given is None. `base_tokens` (D1) and `tokens` (D2) are raw counts, `n_params` (N)
-    is the non-embedding count where it came from a `ScalingPoint`, `loss` is nats per token.
+    is the non-embedding count where it came from a `ScalingPoint`, `unique_tokens` (U) are those of one epoch,
+    `mixture_ratio` (r) is the share of the measured domain in the training tokens, `loss` is nats per token.
 
     Attributes:
         left_out: one sentence for each kind of row that was not used, with how many.
@@ -42,14 +48,18 @@ class Points:
     loss: FloatArray
     base_tokens: FloatArray | None = None
     n_params: FloatArray | None = None
+    unique_tokens: FloatArray | None = None
+    mixture_ratio: FloatArray | None = None
     run_id: _Column | None = None
     parent_run_id: _Column | None = None
     base_run_id: _Column | None = None
     base_checkpoint_id: _Column | None = None
+    base_decayed: _Column | None = None
     phase: _Column | None = None
     method: _Column | None = None
     domain: _Column | None = None
     seed: _Column | None = None
+    peak_lr: _Column | None = None
     left_out: tuple[str, ...] = ()
     records: tuple[ScalingPoint, ...] | None = None
 
@@ -64,8 +74,8 @@ class Points:
         domain and model size.
 
         Args:
-            data: `Points`, a sequence of `ScalingPoint`, the path of a ``.jsonl`` points file or of a CSV file,
-                a mapping of columns, or a DataFrame.
+            data: `Points`, a sequence of `ScalingPoint`, the path of a ``.jsonl`` points file or of a CSV or
+                Parquet file, a mapping of columns, or a DataFrame.
             where: column -> the value (or a list of values) a row must have, such as ``{"method": "continue"}``.
             columns: our name -> the name in the table, such as ``{"tokens": "D2"}``.
 
@@ -162,7 +172,7 @@ def _load(data: Any) -> tuple[dict[str, _Column], tuple[ScalingPoint, ...] | Non
         if path.suffix in (".jsonl", ".json"):
             points, notes = _read_jsonl(path)
             return _from_records(points), tuple(points), notes
-        return _read_csv(path), None, []
+        return (_read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)), None, []
     if isinstance(data, Mapping):
         return {str(name): _column(values) for name, values in data.items()}, None, []
     if hasattr(data, "columns") and hasattr(data, "to_dict"):
@@ -178,14 +188,14 @@ def _load(data: Any) -> tuple[dict[str, _Column], tuple[ScalingPoint, ...] | Non
 
 
 def _column(values: Any) -> _Column:
-    items = list(values)
+    items = values.tolist() if isinstance(values, np.ndarray) and values.ndim == 1 else list(values)
     column = np.empty(len(items), dtype=object)
     column[:] = [item.item() if isinstance(item, np.generic) else item for item in items]
     return column
 
 
 def _from_records(points: Sequence[ScalingPoint]) -> dict[str, _Column]:
-    names = [name for name in (*_NUMBERS, *_LABELS) if name != "n_params"]
+    names = [name for name in (*_NUMBERS, *_LABELS) if name not in _NOT_RECORDED]
     table = {name: _column(getattr(point, name) for point in points) for name in names}
     sizes = _column(point.n_params_non_embedding for point in points)
     return table if any(size is None for size in sizes) else {**table, "n_params": sizes}
@@ -199,6 +209,21 @@ def _read_jsonl(path: Path) -> tuple[list[ScalingPoint], list[str]]:
             raise PointError(f"{path} line {number}: {why}")
         notes.append(f"1 row left out: line {number} of {path.name}: {why}")
     return read.points, notes
+
+
+def _read_parquet(path: Path) -> dict[str, _Column]:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise PointError(
+            f"{path} is a Parquet file, and pyarrow, which reads it, is not installed: pip install pyarrow."
+        ) from error
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(f"{path} cannot be read as Parquet: {error}. Write it again, or give a CSV file.") from error
+    return {name: _column(table[name].to_pylist()) for name in table.column_names}
 
 
 def _read_csv(path: Path) -> dict[str, _Column]:
@@ -255,7 +280,7 @@ def _label_text(table: dict[str, _Column]) -> dict[str, _Column]:
     """Ids are text wherever they came from, so that a table and its copy on disk agree; empty ones are None."""
     text = {}
     for name in _LABELS:
-        if name in table:
+        if name in table and not (set(map(type, table[name])) <= {str, type(None)} and "" not in set(table[name])):
             text[name] = _column(None if v is None or v != v or v == "" else str(v) for v in table[name])
     return {**table, **text}
 
@@ -292,10 +317,16 @@ def _numbers(table: Mapping[str, _Column], keep: npt.NDArray[np.bool_]) -> dict[
         if name not in table:
             continue
         column = np.full(len(keep), np.nan)
+        least = "positive" if name in _POSITIVE else "zero or more"
+        values = table[name][keep]
+        if set(map(type, values)) <= {int, float} and _fits(values):
+            column[keep] = values.astype(float)
+            if np.all(np.isfinite(column[keep]) & (column[keep] > 0 if least == "positive" else column[keep] >= 0)):
+                found[name] = column
+                continue
         for row in np.flatnonzero(keep):
             value = table[name][row]
             real = isinstance(value, int | float) and not isinstance(value, bool)
-            least = "positive" if name in ("loss", "n_params") else "zero or more"
             if not real or not np.isfinite(value) or value < 0 or (value == 0 and least == "positive"):
                 raise PointError(
                     f"Row {row + 1} has {name} {value!r}; it must be a number, {least} and finite. "
@@ -304,6 +335,11 @@ def _numbers(table: Mapping[str, _Column], keep: npt.NDArray[np.bool_]) -> dict[
             column[row] = value
         found[name] = column
     return found
+
+
+def _fits(values: _Column) -> bool:
+    """Whether no whole number is too large for a float."""
+    return all(type(value) is float or -(2**1000) < value < 2**1000 for value in values.tolist())
 
 
 def _trained(columns: Mapping[str, FloatArray], keep: npt.NDArray[np.bool_], notes: list[str]) -> Any:

@@ -23,7 +23,7 @@ def number(value: float | None) -> str:
 def parameter_rows(law: FittedLaw, level: float = 0.95) -> list[tuple[str, str, str, str, str]]:
     """Name, value, standard error and interval of every parameter, as text; a dash for what is not known."""
     rows = []
-    for name, value in law.params().items():
+    for name, value in law.known_params().items():
         narrow, wide = law.interval(name, 0.683), law.interval(name, level)
         error = None if narrow is None else (narrow[1] - narrow[0]) / 2
         low, high = (None, None) if wide is None else wide

@@ -15,7 +15,7 @@ from .fitting import Fit, refit
 from .points import Points
 from .terms import FloatArray
 
-__all__ = ["FEW", "MANY", "Replicates", "no_replicates", "replicate"]
+__all__ = ["FEW", "MANY", "Clusters", "Replicates", "find_clusters", "no_replicates", "replicate"]
 
 MANY = 6  # clusters from which a bootstrap of clusters can be trusted
 FEW = 3  # clusters below which nothing can be said about their variation
@@ -75,6 +75,21 @@ class Replicates:
         return np.where(unknown, np.nan, low), np.where(unknown, np.nan, high)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Clusters:
+    """Rows that share their luck.
+
+    Attributes:
+        unit: base_run_id, base_checkpoint_id, run_id or row.
+        strata: the rows of every cluster: those with a base first, then those from scratch.
+        notes: what a reader of anything clustered this way must know.
+    """
+
+    unit: str
+    strata: tuple[list[npt.NDArray[np.int64]], ...]
+    notes: tuple[str, ...]
+
+
 def no_replicates(parameters: int, *, unit: str, clusters: int, notes: tuple[str, ...]) -> Replicates:
     """The replicates of a law about whose uncertainty nothing is known; `notes` say why."""
     return Replicates(
@@ -100,16 +115,9 @@ def replicate(fit: Fit, points: Points, *, resamples: int = 1000, seed: int = 0)
         resamples: refits of the bootstrap.
         seed: of the draws.
     """
-    unit, labels, notes = _clusters(points)
-    scratch = points.from_scratch
-    groups = [_groups(labels, ~scratch)]
+    found = find_clusters(points)
+    unit, groups, notes = found.unit, found.strata, list(found.notes)
     clusters = len(groups[0])
-    if scratch.any():
-        branch, note = _scratch_groups(points)
-        groups.append(branch)
-        notes += note
-    if not clusters:  # nothing but rows from scratch
-        groups, clusters = [groups[1]], len(groups[1])
     k = len(fit.theta)
     if clusters < FEW:
         notes.append(
@@ -142,7 +150,19 @@ def replicate(fit: Fit, points: Points, *, resamples: int = 1000, seed: int = 0)
     )
 
 
-def _clusters(points: Points) -> tuple[str, list[object], list[str]]:
+def find_clusters(points: Points) -> Clusters:
+    """Which rows share their luck: by trunk, base checkpoint, run, or not at all; see `replicate`."""
+    unit, labels, notes = _labels(points)
+    scratch = points.from_scratch
+    strata = [_groups(labels, ~scratch)]
+    if scratch.any():
+        branch, note = _scratch_groups(points)
+        strata.append(branch)
+        notes += note
+    return Clusters(unit=unit, strata=tuple(stratum for stratum in strata if stratum), notes=tuple(notes))
+
+
+def _labels(points: Points) -> tuple[str, list[object], list[str]]:
     """What a cluster is, its label for every row, and what a reader must know."""
     based = np.flatnonzero(~points.from_scratch)
     trunks, checkpoints, runs = points.base_run_id, points.base_checkpoint_id, points.run_id
@@ -190,7 +210,7 @@ def _scratch_groups(points: Points) -> tuple[list[npt.NDArray[np.int64]], list[s
     return rows, [note]
 
 
-def _leave_out(groups: list[list[npt.NDArray[np.int64]]], rows: int) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+def _leave_out(groups: Sequence[list[npt.NDArray[np.int64]]], rows: int) -> tuple[FloatArray, npt.NDArray[np.int64]]:
     weights, strata = [], []
     for stratum in groups:
         for left_out in stratum:
@@ -202,7 +222,7 @@ def _leave_out(groups: list[list[npt.NDArray[np.int64]]], rows: int) -> tuple[Fl
 
 
 def _draw(
-    groups: list[list[npt.NDArray[np.int64]]], rows: int, resamples: int, seed: int
+    groups: Sequence[list[npt.NDArray[np.int64]]], rows: int, resamples: int, seed: int
 ) -> tuple[FloatArray, npt.NDArray[np.int64]]:
     """How often each row takes part in each resample.
 

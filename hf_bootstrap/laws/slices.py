@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import FitError
 from .fitting import fit_form, refit
 from .points import Points
-from .terms import FloatArray, LogLinear, Logs, Term
+from .terms import FloatArray, LogLinear, Logs, Part, Term
 
 __all__ = ["Slices", "slice_exponents"]
 
@@ -69,12 +69,12 @@ class _SliceForm(LogLinear):
         zero, one = np.zeros_like(v), np.ones_like(v)
         return [np.hstack([curves, zero]), np.hstack([0 * curves, one])]
 
-    def terms(self, logs: Logs, theta: FloatArray) -> Sequence[Term]:
+    def terms(self, logs: Logs, theta: FloatArray) -> Sequence[Term | Part]:
         found = list(super().terms(logs, theta))
         if self._floor is not None:
-            shape = found[0].log.shape
-            level = np.full(shape, np.log(max(self._floor, 1e-300)))
-            found.append(Term(level, np.zeros((1, shape[1], len(self.parameters)))))
+            rows = len(logs["tokens"])
+            level = np.full((len(theta), rows), np.log(max(self._floor, 1e-300)))
+            found.append(Term(level, np.zeros((1, rows, len(self.parameters)))))
         return found
 
     def starts(self, logs: Logs, loss: FloatArray) -> FloatArray:

@@ -1,21 +1,27 @@
-"""What a form is: a sum of positive terms, each stated by its logarithm with exact derivatives.
+"""What a form is: a sum of positive terms, each stated by its logarithm, and of parts of either sign.
 
 The forms themselves are in `forms`; how a sum is fitted to points is the business of `fitting`.
 """
 
 import abc
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import LawError, did_you_mean
+from .jets import Jet, variables
 
-__all__ = ["FloatArray", "Form", "LogLinear", "Logs", "Term"]
+__all__ = ["Curved", "FloatArray", "Form", "LogLinear", "Logs", "Part", "Term", "add_up"]
 
 FloatArray = npt.NDArray[np.float64]
 Logs = Mapping[str, FloatArray]  # column name -> ln of the column, (rows,); ln 0 is -inf
+
+
+_Bends = Mapping[tuple[int, int], FloatArray]  # (i, j) with i <= j -> second derivative, (problems, rows)
 
 
 @dataclass(frozen=True)
@@ -25,12 +31,62 @@ class Term:
     Attributes:
         log: (problems, rows), ln of the term; -inf where the term is absent.
         slope: (problems or 1, rows, parameters), its derivative in each parameter.
-        curvature: (problems, rows, parameters, parameters), its second derivative; None where that is zero.
+        curvature: its second derivatives; a pair that is absent has none.
     """
 
     log: FloatArray
     slope: FloatArray
-    curvature: FloatArray | None = None
+    curvature: _Bends = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, log: Jet, parameters: int, rows: int) -> Self:
+        """From a `Jet` of its logarithm."""
+        value, slope, curvature = _dense(log, parameters, rows)
+        return cls(value, slope, curvature)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a law that may be of either sign, by its value; the whole must stay positive.
+
+    Attributes:
+        value: (problems, rows), nats per token.
+        slope, curvature: its derivatives, as in `Term`.
+    """
+
+    value: FloatArray
+    slope: FloatArray
+    curvature: _Bends = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, value: Jet, parameters: int, rows: int) -> Self:
+        """From a `Jet` of its value."""
+        dense, slope, curvature = _dense(value, parameters, rows)
+        return cls(dense, slope, curvature)
+
+
+def _dense(jet: Jet, parameters: int, rows: int) -> tuple[FloatArray, FloatArray, _Bends]:
+    shape = (len(jet.value), rows)
+    problems = max([1, *(len(values) for values in jet.slope.values())])
+    slope = np.zeros((problems, rows, parameters))
+    for i, values in jet.slope.items():
+        slope[..., i] = values
+    return np.broadcast_to(jet.value, shape), slope, {k: np.broadcast_to(v, shape) for k, v in jet.curvature.items()}
+
+
+def add_up(terms: Sequence[Term | Part]) -> tuple[FloatArray, list[FloatArray]]:
+    """The ln of the sum, (problems, rows), and what multiplies each slope in the derivative of that logarithm.
+
+    NaN where parts of negative sign leave nothing positive.
+    """
+    logs = [term.log for term in terms if isinstance(term, Term)]
+    largest = logs[0]
+    for log in logs[1:]:
+        largest = np.maximum(largest, log)
+    sizes = [np.exp(t.log - largest) if isinstance(t, Term) else np.exp(-largest) for t in terms]
+    whole = sum(size if isinstance(t, Term) else size * t.value for t, size in zip(terms, sizes, strict=True))
+    whole = np.where(np.asarray(whole) > 0, whole, np.nan)
+    return largest + np.log(whole), [size / whole for size in sizes]
 
 
 class Form(abc.ABC):
@@ -40,10 +96,14 @@ class Form(abc.ABC):
         name: how files and the command line call it.
         formula: as a reader would write it.
         source: where it comes from.
-        columns: the columns it reads, of base_tokens, tokens, n_params.
+        columns: the columns it reads: base_tokens (D1), tokens (D2, or D), n_params (N), unique_tokens (U),
+            mixture_ratio (r).
         parameters: names in the order of `theta`; the floor is called E.
         positive: those that are positive by construction, held as logs.
         covers_scratch: whether the formula means something for rows with base_tokens 0.
+        shared: the last terms, which hold from scratch as well, as a reader would write them.
+        domain: where the formula can be trusted, and where it ends.
+        units: parameter -> what it is and its unit.
     """
 
     name: str
@@ -53,10 +113,13 @@ class Form(abc.ABC):
     parameters: tuple[str, ...]
     positive: frozenset[str]
     covers_scratch: bool
+    shared: tuple[str, ...] = ("E",)
+    domain: str = ""
+    units: Mapping[str, str] = MappingProxyType({})
 
     @abc.abstractmethod
-    def terms(self, logs: Logs, theta: FloatArray) -> Sequence[Term]:
-        """The log of every term at `theta` (problems, parameters), with exact derivatives."""
+    def terms(self, logs: Logs, theta: FloatArray) -> Sequence[Term | Part]:
+        """Every term at `theta` (problems, parameters), with exact derivatives."""
 
     @abc.abstractmethod
     def starts(self, logs: Logs, loss: FloatArray) -> FloatArray:
@@ -72,8 +135,7 @@ class Form(abc.ABC):
 
     def log_loss(self, logs: Logs, theta: FloatArray) -> FloatArray:
         """The predicted ln L, (problems, rows), for `theta` (problems, parameters)."""
-        total: FloatArray = np.logaddexp.reduce([term.log for term in self.terms(logs, theta)], axis=0)
-        return total
+        return add_up(self.terms(logs, theta))[0]
 
     def to_params(self, theta: FloatArray) -> dict[str, float]:
         """One `theta` (parameters,) under the names people use, logs undone."""
@@ -112,6 +174,27 @@ class LogLinear(Form):
     def design(self, logs: Logs) -> Sequence[FloatArray]:
         """One matrix (rows, parameters) per term."""
 
-    def terms(self, logs: Logs, theta: FloatArray) -> Sequence[Term]:
+    def terms(self, logs: Logs, theta: FloatArray) -> Sequence[Term | Part]:
         """As promised by `Form`; second derivatives are zero."""
         return [Term(theta @ matrix.T, matrix[None]) for matrix in self.design(logs)]
+
+
+class Curved(Form):
+    """A form that is not log-linear: it states the logs of its terms as formulas, and derivatives follow."""
+
+    @abc.abstractmethod
+    def logs_of_terms(self, logs: Logs, theta: Sequence[Jet]) -> Sequence[Jet]:
+        """The ln of each positive term, of shape (problems, rows) or what broadcasts to it."""
+
+    def signed_parts(self, logs: Logs, theta: Sequence[Jet]) -> Sequence[Jet]:
+        """Further parts in nats per token that may be negative; none unless a form has some."""
+        del logs, theta
+        return ()
+
+    def terms(self, logs: Logs, theta: FloatArray) -> Sequence[Term | Part]:
+        """As promised by `Form`."""
+        known, k, rows = variables(theta), len(self.parameters), len(logs["tokens"])
+        return [
+            *(Term.of(log, k, rows) for log in self.logs_of_terms(logs, known)),
+            *(Part.of(value, k, rows) for value in self.signed_parts(logs, known)),
+        ]

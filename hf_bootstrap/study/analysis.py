@@ -10,15 +10,13 @@ from typing import Any
 
 from ..errors import LawError, PointError
 from ..laws.decisions import Decision
-from ..laws.evidence import Comparison, NullTest, Verdict, compare_forms, null_test, verdict
+from ..laws.evidence import Comparison, compare_forms
 from ..laws.law import ScalingLaw
+from ..laws.saturation import NULLS, NullTest, Verdict, null_test, verdict
 from ..records import RunSpec, ScalingPoint
 from ..store import RunFolder, read_json
 
-__all__ = ["NULLS", "Finding", "GrowthProof", "analyse"]
-
-# What mimics a falling exponent without one: a law of all tokens together, and one of tokens transferred.
-NULLS = ("total_tokens", "effective_transfer")
+__all__ = ["Finding", "GrowthProof", "analyse"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -140,7 +140,7 @@ def _section(finding: Finding) -> dict[str, Any]:
         "figures": _figures(finding.law, title),
         "null_figure": _null_figure(finding),
         "alpha3": _alpha3(finding.law),
-        "floor": floor_words(finding.law.params_["E"], finding.law.interval("E")),
+        "floor": floor_words(finding.law.fitted.params()["E"], finding.law.interval("E")),
         "exponents": [_exponent_row(finding.law, d1) for d1 in finding.base_tokens],
         "nulls": [with_greek(str(test)) for test in finding.nulls],
         "forms": _form_rows(finding),
@@ -198,7 +198,7 @@ def _svg(figure: Any) -> Any:
 
 
 def _alpha3(law: ScalingLaw) -> str:
-    return f"{law.params_['alpha3']:+.4f} {_interval(law.interval('alpha3'), '{:+.4f}')}"
+    return f"{law.fitted.params()['alpha3']:+.4f} {_interval(law.interval('alpha3'), '{:+.4f}')}"
 
 
 def _interval(found: tuple[Any, Any] | None, pattern: str = "{:.3f}") -> str:

@@ -1,12 +1,13 @@
-"""`fit` and `predict` from a shell."""
+"""`fit`, `compare`, `predict` and `decide` from a shell."""
 
 import json
 
 import pytest
 from typer.testing import CliRunner
 
+from hf_bootstrap import ScalingLaw
 from hf_bootstrap.cli.main import app
-from hf_bootstrap.errors import PointError, PredictionError, QuantityError
+from hf_bootstrap.errors import LawError, PointError, PredictionError, QuantityError
 from hf_bootstrap.laws.points import Points
 
 from .grids import demo_design, measured
@@ -74,3 +75,77 @@ def test_predict_refuses_what_it_cannot_read_or_know(table, tmp_path):
     assert isinstance(run(*asked, "--tokens", "3Q").exception, QuantityError)
     assert isinstance(run(*asked, "--tokens", "3T").exception, PredictionError)
     assert run(*asked, "--tokens", "3T", "--extrapolate").exit_code == 0
+
+
+def test_compare_shows_a_table_or_json(table):
+    done = run("compare", table, "--columns", COLUMNS, "--forms", "bootstrap, total_tokens")
+    assert done.exit_code == 0, done.output
+    assert "bootstrap" in done.output
+    record = json.loads(run("compare", table, "--columns", COLUMNS, "--forms", "total_tokens", "--json").output)
+    assert [score["form"] for score in record["scores"]] == ["total_tokens"]
+    assert isinstance(run("compare", table, "--columns", COLUMNS, "--forms", "bootstap").exception, LawError)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A law of the demo's size, fitted with rows from scratch."""
+    folder = tmp_path_factory.mktemp("laws") / "law"
+    ScalingLaw().fit(measured(demo_design(), noise=0.003)).save_pretrained(folder)
+    return folder
+
+
+QUESTIONS = {
+    "crossover": ("--base-tokens", "1M", "--tokens", "300k"),
+    "best-split": ("--flops", "1.2e12", "--n-params-base", "100k", "--n-params", "200k"),
+    "saturation": (),
+    "tokens-for": ("--loss", "3.0", "--base-tokens", "1M"),
+}
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_decide_answers_as_python_does(folder, question):
+    law = ScalingLaw.from_pretrained(folder)
+    truth = {
+        "crossover": lambda: law.crossover(base_tokens=1e6, tokens=3e5),
+        "best-split": lambda: law.best_split(flops=1.2e12, n_params_base=1e5, n_params=2e5),
+        "saturation": law.saturation,
+        "tokens-for": lambda: law.tokens_for(loss=3.0, base_tokens=1e6),
+    }[question]()
+    record = json.loads(run("decide", folder, question, *QUESTIONS[question], "--json").output)
+    assert record["question"] == question
+    assert (record["value"], record["low"], record["high"]) == (truth.value, truth.low, truth.high)
+    assert record["notes"] == list(truth.notes)
+    text = run("decide", folder, question, *QUESTIONS[question]).output
+    assert str(truth).startswith(text.splitlines()[0].rstrip("."))
+    assert all(note in text for note in truth.notes)
+
+
+def test_decide_asks_a_law_of_size_and_another_law(tmp_path, folder):
+    ScalingLaw.from_params("chinchilla", A=482.01, B=2085.43, E=1.8172, alpha=0.3478, beta=0.3658).save_pretrained(
+        tmp_path / "one"
+    )
+    found = json.loads(run("decide", tmp_path / "one", "compute-optimal", "--flops", "5.76e23", "--json").output)
+    assert found["value"] * found["also"]["tokens"][0] * 6 == pytest.approx(5.76e23)
+    ScalingLaw.from_params("total_tokens", A=1e9, alpha=0.1, E=1.71).save_pretrained(tmp_path / "two")
+    words = ("decide", folder, "crossover", "--scratch", tmp_path / "two", "--base-tokens", "1M")
+    assert json.loads(run(*words, "--json").output)["value"] == "always"
+    assert run(*words).output.startswith("always")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("crossover",), "needs --base-tokens"),
+        (("saturation", "--flops", "1e20"), "has no use for --flops"),
+        (("tokens-for", "--base-tokens", "1M"), "needs --loss"),
+        (("guess",), "guess"),
+    ],
+)
+def test_decide_refuses_a_question_it_was_not_asked_properly(folder, words, told):
+    done = run("decide", folder, *words)
+    assert done.exit_code == 2
+    assert told in done.output
+
+
+def test_a_column_named_twice_is_a_usage_error(table):
+    assert run("fit", table, "--columns", "tokens=D2,tokens=D1").exit_code == 2

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.optimize import brentq
 
 from hf_bootstrap import ScalingLaw
 from hf_bootstrap.errors import LawError
@@ -126,7 +127,7 @@ def test_questions_without_an_answer_are_refused_or_answered_with_the_reason():
     alone = ScalingLaw.from_params("bootstrap", A=900.0, alpha1=0.25, alpha2=0.42, alpha3=0.012, E=1.6)
     with pytest.raises(LawError, match="without from-scratch rows"):
         alone.crossover(base_tokens=1e6)
-    with pytest.raises(LawError, match="base_tokens is 0"):
+    with pytest.raises(LawError, match="base_tokens is 0; a comparison needs"):
         ScalingLaw.from_params("bootstrap", **TRUTH).crossover(base_tokens=0)
     with pytest.raises(LawError, match="has no alpha3"):
         ScalingLaw.from_params("total_tokens", A=400.0, alpha=0.4, E=1.8).saturation()
@@ -145,3 +146,98 @@ def test_saturation_is_not_claimed_when_the_interval_of_alpha3_includes_zero():
     found = law.saturation()
     assert found.value is None
     assert "includes 0" in found.notes[0]
+
+
+def test_a_base_that_is_not_worth_its_cost_never_pays():
+    law = ScalingLaw.from_params("bootstrap", **TRUTH)
+    found = law.crossover(base_tokens=1e6, n_params=2e5, n_params_base=1e5, count_base_cost=True)
+
+    def gap(tokens):
+        reused = law.predict(base_tokens=1e6, tokens=tokens, extrapolate=True).value
+        return reused - law.predict(base_tokens=0, tokens=tokens + 0.5e6, extrapolate=True).value
+
+    assert "500k tokens more" in found.notes[0]
+    assert found.value == 0
+    assert all(gap(tokens) > 0 for tokens in np.geomspace(1, 1e20, 400))
+
+
+def test_a_base_worth_having_at_its_cost_pays_up_to_the_crossing_scipy_finds():
+    """A base from which learning is much easier; at D2 near 0 the scratch side, with its head start, is ahead."""
+    law = ScalingLaw.from_params("bootstrap", **{**TRUTH, "A": 1e4})
+    found = law.crossover(base_tokens=1e6, count_base_cost=True)
+
+    def gap(log):
+        reused = law.predict(base_tokens=1e6, tokens=np.exp(log), extrapolate=True).value
+        return reused - law.predict(base_tokens=0, tokens=np.exp(log) + 1e6, extrapolate=True).value
+
+    assert gap(0.0) > 0
+    assert gap(np.log(found.value / 2)) < 0
+    assert np.log(found.value) == pytest.approx(brentq(gap, np.log(found.value / 2), np.log(found.value * 2)), abs=1e-3)
+
+
+def test_the_probability_that_reuse_is_better_falls_across_the_crossover():
+    law = ScalingLaw(resamples=200).fit(measured(demo_design(trunks=6), noise=0.003))
+    at = law.crossover(base_tokens=1e6)
+    early, middle, late = (
+        law.crossover(base_tokens=1e6, tokens=tokens) for tokens in (at.low / 2, at.value, at.high * 2)
+    )
+    assert early.probability > 0.97
+    assert 0.2 < middle.probability < 0.8
+    assert late.probability < 0.03
+    assert "with probability" in early.notes[-1]
+    assert law.crossover(base_tokens=1e6).probability is None
+
+
+@pytest.mark.parametrize("trunks", [1, 6])
+def test_laws_fitted_apart_join_their_uncertainty(trunks):
+    design = demo_design(trunks=trunks, marks=(131_072, 262_144, 524_288, 1_048_576))
+    table = {name: np.array(column) for name, column in measured(design, noise=0.002).items()}
+    scratch_rows = table["base_tokens"] == 0
+    reuse = ScalingLaw(resamples=150).fit({name: column[~scratch_rows] for name, column in table.items()})
+    more = measured([(0, int(d), t) for t in range(8) for d in (131_072, 262_144, 524_288, 1_048_576)], noise=0.002)
+    scratch = ScalingLaw("total_tokens", resamples=150).fit({**more, "run_id": [f"s{i}" for i in range(32)]})
+    both = reuse.crossover(scratch, base_tokens=1e6, tokens=3e6)
+    exact = reuse.crossover(ScalingLaw.from_params("total_tokens", **scratch.params_), base_tokens=1e6)
+    assert exact.value == pytest.approx(both.value)
+    assert np.log(both.high / both.low) > np.log(exact.high / exact.low)
+    assert 0 <= both.probability <= 1
+    assert any("fitted apart" in note for note in both.notes)
+    assert any("taken as exact" in note for note in exact.notes)
+
+
+def test_tokens_for_is_the_inverse_of_predict():
+    law = ScalingLaw(resamples=150).fit(measured(demo_design(trunks=6), noise=0.003))
+    for base_tokens in (0, 819_200):
+        goal = law.predict(base_tokens=base_tokens, tokens=4e5).value
+        found = law.tokens_for(loss=goal, base_tokens=base_tokens)
+        assert found.value == pytest.approx(4e5, rel=1e-3)
+        assert found.low < found.value < found.high
+        assert found.reach == 0
+    assert law.tokens_for(loss=1000.0, base_tokens=0).value == pytest.approx(1.0)
+
+
+def test_a_loss_below_the_floor_is_never_reached():
+    law = ScalingLaw.from_params("chinchilla", A=482.01, B=2085.43, E=1.8172, alpha=0.3478, beta=0.3658)
+    found = law.tokens_for(loss=1.8, n_params=7e10)
+    assert found.value is None
+    assert "never gets to 1.8" in found.notes[0]
+    assert law.tokens_for(loss=2.0, n_params=7e10).value == pytest.approx(
+        (2085.43 / (2.0 - 1.8172 - 482.01 * 7e10**-0.3478)) ** (1 / 0.3658), rel=1e-3
+    )
+    for wrong in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(LawError, match="positive, finite"):
+            law.tokens_for(loss=wrong, n_params=7e10)
+
+
+@pytest.mark.parametrize(
+    ("n_params", "crossings"),
+    [(1e9, {1e10: 7.1e9, 1e11: 5.1e10, 1e12: np.inf}), (7e9, {1e10: 3.9e9, 1e11: 2.0e10, 1e12: 1.6e11})],
+)
+def test_published_crossovers_by_the_form_with_a_size_term(n_params, crossings):
+    law = ScalingLaw.from_params(
+        "bootstrap_n", A=16.3, alpha1=0.043, alpha2=0.085, alpha3=7.98e-4, B=8.53, beta=0.112, E=0.165
+    )
+    assert law.predict(base_tokens=74e9, tokens=37e9, n_params=1e9).value == pytest.approx(2.1442, abs=6e-5)
+    for base_tokens, tokens in crossings.items():
+        found = law.crossover(MOE, base_tokens=base_tokens, n_params=n_params)
+        assert found.value == pytest.approx(tokens, rel=0.03)

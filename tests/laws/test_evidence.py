@@ -5,8 +5,8 @@ import pytest
 
 from hf_bootstrap import ScalingLaw, compare_forms
 from hf_bootstrap.errors import FitError, LawError
-from hf_bootstrap.laws.evidence import null_test, verdict
 from hf_bootstrap.laws.points import Points
+from hf_bootstrap.laws.saturation import null_test, verdict
 from hf_bootstrap.laws.slices import slice_exponents
 
 from .grids import CODE, FICTION, TRUTH, demo_design, measured, table
@@ -33,7 +33,7 @@ FICTION_README = {
 )
 def test_the_pilot_is_read_as_its_readme_says(name, columns, readme, alpha3):
     points = Points.read(table("miniature", name), columns=columns)
-    comparison = compare_forms(points.take(~points.from_scratch))
+    comparison = compare_forms(points.take(~points.from_scratch), list(readme))
     for score in comparison.scores:
         error, left_out, aicc = readme[score.form]
         assert 100 * score.error == pytest.approx(error, abs=0.006)
@@ -62,11 +62,40 @@ def test_the_form_that_made_the_points_is_ranked_first(planted):
         "effective_transfer": ScalingLaw.from_params("effective_transfer", A=500, alpha=0.4, k=40, b=0.6, E=1.8),
     }
     points = measured(demo_design(bases=BASES, marks=MARKS), laws[planted], noise=0.003)
-    comparison = compare_forms(points)
+    comparison = compare_forms(points, list(CODE_README))
     by_aicc = sorted(comparison.scores, key=lambda score: score.aicc)
     assert by_aicc[0].form == planted
     held_out = {score.form: score.leave_one_out for score in comparison.scores}
     assert held_out[planted] <= 1.15 * min(held_out.values())
+    assert planted in comparison.confidence_set
+    assert comparison.preferred == planted
+
+
+def test_a_comparison_says_which_forms_the_points_cannot_tell_apart():
+    flat = ScalingLaw.from_params("multiplicative", A=200.0, alpha1=0.06, alpha2=0.33, E=1.7)
+    points = measured(demo_design(bases=BASES, marks=MARKS, scratch=False), flat, noise=0.003)
+    comparison = compare_forms(points, ["bootstrap", "multiplicative", "total_tokens"])
+    assert set(comparison.confidence_set) == {"bootstrap", "multiplicative"}
+    assert comparison.preferred == "multiplicative"
+    assert "cannot tell" in comparison.notes[0]
+    assert "bootstrap" in comparison.notes[0]
+    by_name = {score.form: score for score in comparison.scores}
+    assert by_name["total_tokens"].behind_low > 0
+    assert comparison.scores[0].behind == 0
+
+
+def test_a_base_left_out_takes_all_its_rows_and_the_largest_are_predicted_from_the_smaller():
+    table = measured(demo_design(bases=BASES, scratch=False), noise=0.003)
+    (score,) = compare_forms(table, ["multiplicative"]).scores
+    errors = []
+    for base in BASES:
+        keep = table["base_tokens"] != base
+        law = ScalingLaw("multiplicative", resamples=10).fit({n: np.array(c)[keep] for n, c in table.items()})
+        gone = {name: np.array(table[name])[~keep] for name in ("base_tokens", "tokens")}
+        errors.append(np.abs(law.predict(**gone, extrapolate=True).value / table["loss"][~keep] - 1))
+    assert score.leave_base_out == pytest.approx(np.mean(errors), rel=1e-3)
+    assert score.largest_base_out == pytest.approx(np.mean(errors[-1]), rel=1e-3)
+    assert score.largest_tokens_out is None  # three marks
 
 
 def test_a_comparison_prints_saves_and_counts_the_branch_from_scratch():
@@ -75,7 +104,7 @@ def test_a_comparison_prints_saves_and_counts_the_branch_from_scratch():
     assert comparison.n_scratch == 3
     assert comparison.to_dict()["scores"][0]["form"] == comparison.scores[0].form
     text = str(comparison)
-    assert "leave D1 out" in text
+    assert "leave base out" in text
     assert "descriptive" in text
 
 
@@ -83,7 +112,9 @@ def test_a_form_without_enough_points_is_named_not_dropped():
     few = measured(demo_design(bases=(131_072, 524_288), marks=(131_072, 524_288), scratch=False), noise=0.001)
     comparison = compare_forms(few, ["total_tokens", "bootstrap"])
     assert [score.form for score in comparison.scores] == ["total_tokens"]
-    assert "bootstrap is not compared: 4 points" in comparison.notes[0]
+    assert "bootstrap is not compared: 4 points" in " ".join(comparison.notes)
+    assert comparison.confidence_set is None
+    assert "Which forms remain is not known" in comparison.notes[0]
     with pytest.raises(FitError, match="bootstrap is not compared"):
         compare_forms(few, ["bootstrap"])
 

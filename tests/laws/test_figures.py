@@ -6,8 +6,9 @@ from matplotlib.figure import Figure
 
 from hf_bootstrap import ScalingLaw, compare_forms
 from hf_bootstrap.errors import LawError
-from hf_bootstrap.laws.evidence import null_test
-from hf_bootstrap.laws.figures import form_table, loss_curves, null_figure, three_panels
+from hf_bootstrap.laws.figures import form_table, loss_curves, null_figure, profile_figure, three_panels
+from hf_bootstrap.laws.profiles import profile
+from hf_bootstrap.laws.saturation import null_test
 
 from .grids import demo_design, measured
 
@@ -49,6 +50,16 @@ def test_the_null_figure_has_a_row_for_each_null(law):
     tests = [null_test(TABLE, null, n=30) for null in ("total_tokens", "effective_transfer")]
     figure = null_figure(tests, law.interval("alpha3"))
     assert ["total tokens" in figure.axes[0].get_title(loc="left"), len(figure.axes)] == [True, 2]
+
+
+def test_a_profile_is_a_curve_or_a_map_with_the_resampled_laws_on_it():
+    law = ScalingLaw(resamples=60).fit(measured(demo_design(trunks=6), noise=0.003))
+    (axis,) = profile_figure(profile(law, "alpha3", steps=5)).axes
+    assert axis.get_xlabel() == "alpha3"
+    (axis,) = profile_figure(profile(law, steps=4)).axes
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("alpha3", "E")
+    assert len(axis.lines[0].get_xdata()) == 60
+    assert tuple(axis.lines[1].get_xdata()) == (law.params_["alpha3"],)
 
 
 def test_the_form_table_has_three_bars_for_each_form():

@@ -55,7 +55,7 @@ def test_predictions_keep_their_shape_and_carry_an_interval(law):
     assert one.reach == 0.0
     many = law.predict(base_tokens=[[131_072], [819_200]], tokens=[131_072, 262_144, 524_288])
     assert many.value.shape == many.low.shape == many.high.shape == many.reach.shape == (2, 3)
-    assert many.value[1, 1] == one.value
+    assert many.value[1, 1] == pytest.approx(one.value, rel=1e-14)
 
 
 def test_a_law_fitted_with_scratch_rows_predicts_from_scratch(law):
@@ -327,3 +327,19 @@ def test_a_floor_that_has_gone_to_zero_has_no_certain_looking_interval():
     assert law.interval("E") is None
     assert law.stderr_["E"] is None
     assert any("E has gone to 0" in sentence for sentence in law.checks_)
+
+
+def test_a_notebook_shows_the_summary_without_scripts(small):
+    page = small._repr_html_()
+    assert "alpha3" in page
+    assert page.startswith("<pre>")
+    assert "<" not in page[5:-6]
+    assert "ScalingLaw" in ScalingLaw()._repr_html_()
+
+
+def test_a_law_is_drawn_in_one_call(small):
+    assert len(small.plot().axes) >= 3
+    total = ScalingLaw("total_tokens", resamples=20).fit(measured(demo_design(), noise=0.003))
+    assert len(total.plot().axes) == 1
+    with pytest.raises(LawError, match="one stage"):
+        ScalingLaw.from_params("chinchilla", A=482.01, B=2085.43, E=1.8172, alpha=0.3478, beta=0.3658).plot()

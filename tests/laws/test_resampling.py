@@ -106,3 +106,18 @@ def test_four_bases_of_one_trunk_are_covered(base_noise):
         for name, (low, high) in found.items():
             hits[name] += low <= {**TRUTH, "prediction": truth.predict(**asked).value}[name] <= high
     assert min(hits.values()) >= 0.88 * 40
+
+
+def test_one_outlier_does_not_widen_robust_intervals_by_more_than_a_third():
+    """One row 5% off in six trunks of four bases; least squares is the check that the outlier is one."""
+    table = measured(demo_design(trunks=6, bases=MANY_BASES[:4], scratch=False), noise=0.003)
+    spoiled = {**table, "loss": table["loss"].copy()}
+    spoiled["loss"][30] *= 1.05
+
+    def widths(points, objective):
+        law = ScalingLaw(objective=objective, resamples=400).fit(points)
+        found = law.predict(base_tokens=8e5, tokens=4e5)
+        return np.array([np.diff(law.interval("alpha3"))[0], np.diff(law.interval("E"))[0], found.high - found.low])
+
+    assert np.all(widths(spoiled, "huber") < 1.3 * widths(table, "huber"))
+    assert np.any(widths(spoiled, "lsq") > 1.3 * widths(table, "lsq"))

@@ -1,0 +1,37 @@
+"""`hf-bootstrap compare`: which forms of law these points speak for."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .choosing import named_columns, wanted_rows
+
+__all__ = ["compare"]
+
+
+def compare(
+    points: Annotated[Path, typer.Argument(help="A points.jsonl, CSV or Parquet file.")],
+    forms: Annotated[str, typer.Option(help="Names with commas between; the usual rivals by default.")] = "",
+    where: Annotated[list[str] | None, typer.Option(help="Use rows with this value, such as method=stack.")] = None,
+    columns: Annotated[str, typer.Option(help="Our names = the table's, such as tokens=D2,loss=L.")] = "",
+    objective: Annotated[str, typer.Option(help="huber (robust) or lsq (least squares).")] = "huber",
+    delta: Annotated[float, typer.Option(help="Where Huber's loss turns, in nats of log loss.")] = 1e-3,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
+) -> None:
+    """Fit several forms to the same points and hold out rows and bases to see which one predicts.
+
+    Example: hf-bootstrap compare points.jsonl --where method=continue
+    """
+    from ..laws.evidence import compare_forms
+
+    found = compare_forms(
+        points,
+        [name.strip() for name in forms.split(",") if name.strip()] or None,
+        where=wanted_rows(where),
+        columns=named_columns(columns),
+        objective=objective,
+        delta=delta,
+    )
+    typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else str(found))

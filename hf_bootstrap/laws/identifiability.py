@@ -1,0 +1,128 @@
+"""Which parameters a design can tell apart, and which combinations of them it knows; noise is not its business.
+
+A direction in parameter space that leaves every prediction at the points as it is cannot be known from them.
+Those directions are the null space of the Jacobian, its columns scaled; what is known is its row space.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .fitting import Fit
+from .points import Points
+from .terms import FloatArray, Form
+
+__all__ = ["Identifiability", "identify"]
+
+# Two columns whose ratio varies this little, against the range of one of them, are one column to a fit.
+_SAME = 0.05
+_FLAT = 1e-6
+_STEP = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identifiability:
+    """What points can know of a form's parameters.
+
+    Attributes:
+        lost: parameters without a value of their own.
+        combinations: what is known instead, as text: ``ln A - 11.5 alpha2``.
+        cause: why, where the reason is a constant ratio such as "D2/D1"; else None.
+        condition: of the scaled Jacobian, over the directions that are known.
+    """
+
+    lost: tuple[str, ...]
+    combinations: tuple[str, ...]
+    cause: str | None
+    condition: float
+
+
+def identify(points: Points, fit: Fit) -> Identifiability:
+    """Look at the design: at the points as they are, and with a nearly constant ratio of columns made constant."""
+    cause, logs = _snapped(points, fit.form)
+    slopes = fit.slopes if logs is None else _slopes(fit.form, logs, fit.theta)
+    slopes = _without_floor_at_zero(fit, slopes)
+    size = np.linalg.norm(slopes, axis=0)
+    seen = size > 1e-9 * size.max()
+    _, singular, rows = np.linalg.svd(slopes[:, seen] / size[seen], full_matrices=False)
+    known = singular > _FLAT * singular[0]
+    flat = np.linalg.svd(rows[known])[2][int(known.sum()) :]
+    lost = ~seen
+    lost[seen] = np.any(np.abs(flat) > 1e-3, axis=0)
+    names = np.array(fit.form.parameters)
+    combinations = () if not lost.any() else _combinations(fit.form, names[seen], rows[known] * size[seen])
+    return Identifiability(
+        lost=tuple(str(name) for name in names[lost]),
+        combinations=combinations,
+        cause=cause if lost.any() else None,
+        condition=float(singular[0] / singular[known][-1]),
+    )
+
+
+def _snapped(points: Points, form: Form) -> tuple[str | None, dict[str, FloatArray] | None]:
+    """The logs with tokens an exact multiple of another column, where they nearly are."""
+    based = ~points.from_scratch
+    logs = points.logs(form)
+    for name, letter in (("base_tokens", "D1"), ("n_params", "N")):
+        if not {name, "tokens"} <= set(form.columns) or based.sum() < 2:
+            continue
+        ratio = (logs["tokens"] - logs[name])[based]
+        if np.ptp(ratio) <= _SAME * np.ptp(logs["tokens"][based]) and np.ptp(ratio) < 0.1:
+            tokens = logs["tokens"].copy()
+            tokens[based] = logs[name][based] + ratio.mean()
+            return f"{'D2' if name == 'base_tokens' else 'D'}/{letter}", {**logs, "tokens": tokens}
+    return None, None
+
+
+def _slopes(form: Form, logs: dict[str, FloatArray], theta: FloatArray) -> FloatArray:
+    """Derivatives of ln L by central differences, (rows, parameters)."""
+    step = _STEP * np.maximum(np.abs(theta), 0.1)
+    moved = theta + np.concatenate([np.diag(step), -np.diag(step)])
+    up, down = np.split(form.log_loss(logs, moved), 2)
+    return np.asarray(((up - down) / (2 * step[:, None])).T)
+
+
+def _without_floor_at_zero(fit: Fit, slopes: FloatArray) -> FloatArray:
+    """A floor at 0 moves nothing; that has a check of its own, and must not look like a lost parameter here."""
+    if "E" in fit.form.parameters and np.exp(fit.theta[fit.form.parameters.index("E")]) < 1e-5:
+        slopes = slopes.copy()
+        slopes[:, fit.form.parameters.index("E")] = 0
+        rows = np.zeros((1, slopes.shape[1]))
+        rows[0, fit.form.parameters.index("E")] = np.linalg.norm(slopes)
+        return np.concatenate([slopes, rows])
+    return slopes
+
+
+def _combinations(form: Form, names: FloatArray, known: FloatArray) -> tuple[str, ...]:
+    """The row space in its simplest form: each line one combination that every fit to these points agrees on."""
+    # Eliminate in the order of size of the unknown; the last parameters stay free.
+    matrix, pivots, row = known / np.linalg.norm(known, axis=0), [], 0
+    scale = np.linalg.norm(known, axis=0)
+    for column in range(matrix.shape[1]):
+        if row == len(matrix):
+            break
+        best = row + int(np.argmax(np.abs(matrix[row:, column])))
+        if abs(matrix[best, column]) < 1e-4 * np.abs(matrix[row:]).max():
+            continue
+        matrix[[row, best]] = matrix[[best, row]]
+        matrix[row] /= matrix[row, column]
+        others = np.arange(len(matrix)) != row
+        matrix[others] -= np.outer(matrix[others, column], matrix[row])
+        pivots.append(column)
+        row += 1
+    told = []
+    for line, pivot in zip(matrix, pivots, strict=False):
+        weights = line * scale / scale[pivot]
+        parts = [(weight, i) for i, weight in enumerate(weights) if abs(line[i]) > 1e-4]
+        alone = len(parts) == 1
+        told.append(" ".join(_part(weight, _word(form, str(names[i]), alone), i == pivot) for weight, i in parts))
+    return tuple(told)
+
+
+def _word(form: Form, name: str, alone: bool) -> str:
+    return f"ln {name}" if name in form.positive and not alone else name
+
+
+def _part(weight: float, name: str, first: bool) -> str:
+    size = "" if abs(abs(weight) - 1) < 1e-3 else f"{abs(weight):.4g} "
+    return f"{size}{name}" if first else f"{'-' if weight < 0 else '+'} {size}{name}"
