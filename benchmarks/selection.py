@@ -23,8 +23,6 @@ PLANTED = {
     "additive": {"A": 300.0, "alpha1": 0.30, "B": 500.0, "alpha2": 0.30, "E": 1.7, **BRANCH},
     "total_tokens": {"A": 1000.0, "alpha": 0.32, "E": 1.7},
     "effective_transfer": {"A": 1000.0, "alpha": 0.32, "k": 60.0, "b": 0.78, "E": 1.7},
-    "cpt_dynamics": {},
-    "unified": {},
 }
 # Every form on the right contains the one on the left, so its further parameters are not needed.
 CONTAINS = {

@@ -1,12 +1,14 @@
 """The main job end to end, small: real text, real runs, real laws, and a page that needs nothing else."""
 
 import dataclasses
+import functools
 import re
 
 import pytest
 
 from hf_bootstrap import ScalingLaw, demo
 from hf_bootstrap.store import read_points
+from hf_bootstrap.study import analysis
 
 MARKS = (10_240, 20_480, 40_960)
 
@@ -18,6 +20,7 @@ def small(monkeypatch):
     monkeypatch.setattr(demo, "documentation", lambda: documentation()[:150])
     monkeypatch.setattr(demo, "python_code", lambda: python_code()[:60])
     monkeypatch.setattr(demo, "_HELD_OUT_CHARACTERS", 4_000)
+    monkeypatch.setattr(analysis, "analyse", functools.partial(analysis.analyse, draws=9))
 
     def small_grid(facts):
         whole = grid(facts)

@@ -33,5 +33,9 @@ def predict(
         typer.echo(json.dumps({**counts, **record}, indent=2))
         return
     interval = "interval not known" if found.low is None else f"95% interval {found.low:.4f} to {found.high:.4f}"
-    far = "distance from the data not known" if found.reach is None else f"{found.reach:.1f} decades beyond the data"
+    far = "distance from the data not known" if found.reach is None else _where(found.reach)
     typer.echo(f"{found.value:.4f} nats per token ({interval}; {far})")
+
+
+def _where(reach: Any) -> str:
+    return f"{reach:.1f} decades beyond the data" if reach else "inside the data"

@@ -41,6 +41,7 @@ _BESIDE_BRANCHES = {
     "gemma4_unified": "scales the whole stream by a scalar of each layer",
     "gemma4_unified_text": "scales the whole stream by a scalar of each layer",
     "hy_v4": "mixes several streams",
+    "moshi": "does not pass its input on when the writers are zero (measured: logits change)",
     "longcat_flash": "passes tokens of its zero experts on",
     "ctrl": "adds the normalised input, not the input",
 }

@@ -98,13 +98,18 @@ def three_panels(law: LawLike) -> "Figure":
     center = float(np.exp(np.log(points.tokens).mean())) if slices is None else slices.center
     _draw_against_base(axes[1], fitted, slices, levels, "exponent", center)
     axes[1].axhline(0, color="#9a9a9a", lw=0.8)
-    axes[1].set(title=f"Exponent of D2, E = {fitted.params()['E']:.3g}", ylabel="exponent")
+    axes[1].set(title=f"Exponent of D2, {_floor(fitted)}", ylabel="exponent")
     axes[1].legend(loc="best")
     _draw_against_base(axes[2], fitted, slices, levels, "factor", center)
     axes[2].set_yscale("log")
     _plain_log(axes[2].yaxis)
-    axes[2].set(title=f"Factor at D2 = {format_count(center)}, E = {fitted.params()['E']:.3g}", ylabel="L - E")
+    axes[2].set(title=f"Factor at D2 = {format_count(center)}, {_floor(fitted)}", ylabel="L - E")
     return figure
+
+
+def _floor(law: FittedLaw) -> str:
+    floor = law.params()["E"]
+    return f"E = {floor:.3g}" if floor >= 1e-3 else "no floor (E = 0)"
 
 
 _BAR: dict[str, Any] = {"fmt": "o", "ms": 5, "color": _INK, "ecolor": "#8a8a8a", "elinewidth": 1.2, "capsize": 2.5}

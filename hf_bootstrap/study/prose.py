@@ -39,6 +39,8 @@ _FORMS = {
     "additive": "sum of two power laws",
     "total_tokens": "total tokens",
     "effective_transfer": "effective transfer",
+    "cpt_dynamics": "learning dynamics (shift)",
+    "unified": "unified (generalised mean)",
 }
 _DOMAINS = {"docs": "English documentation", "code": "Python code"}
 

@@ -145,6 +145,7 @@ def _section(finding: Finding) -> dict[str, Any]:
         "nulls": [with_greek(str(test)) for test in finding.nulls],
         "forms": _form_rows(finding),
         "n_compared": finding.comparison.n_points,
+        "apart": finding.comparison.notes[0],
         "n_scratch": finding.comparison.n_scratch,
         "crossovers": [_crossover_row(d1, decision) for d1, decision in finding.crossovers],
         "summary": finding.law.summary(),
