@@ -109,6 +109,7 @@ def main() -> None:
     trainer.save_model()
     if args.should_save:
         print(f"Points: {output / 'points.jsonl'}")
+    trainer.accelerator.end_training()  # several processes part in order; without it gloo often aborts one
 
 
 def growth_name(given: Arguments, growth: GrowthConfig) -> str:

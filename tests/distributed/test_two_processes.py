@@ -34,9 +34,11 @@ arguments = TrainingArguments(
     output_dir=output, max_steps=12, per_device_train_batch_size=int(batch), learning_rate=5e-4, report_to=[],
     save_strategy="no", use_cpu=True, disable_tqdm=True, train_sampling_strategy="sequential",
 )
-Trainer(
+trainer = Trainer(
     model=model, args=arguments, train_dataset=PackedBlocks(data + "/train.safetensors", 16), callbacks=[callback]
-).train()
+)
+trainer.train()
+trainer.accelerator.end_training()  # gloo's threads must be joined: a process that just ends is often aborted
 """
 
 
