@@ -10,6 +10,7 @@ Without a model and files it trains a tiny Llama on Python code found on this ma
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from accelerate import PartialState
 from transformers import (
     HfArgumentParser,
     LlamaConfig,
@@ -109,7 +110,6 @@ def main() -> None:
     trainer.save_model()
     if args.should_save:
         print(f"Points: {output / 'points.jsonl'}")
-    trainer.accelerator.end_training()  # several processes part in order; without it gloo often aborts one
 
 
 def growth_name(given: Arguments, growth: GrowthConfig) -> str:
@@ -122,3 +122,4 @@ def growth_name(given: Arguments, growth: GrowthConfig) -> str:
 
 if __name__ == "__main__":
     main()
+    PartialState().destroy_process_group()  # when main's objects are gone: else gloo's threads can abort the exit

@@ -38,7 +38,8 @@ trainer = Trainer(
     model=model, args=arguments, train_dataset=PackedBlocks(data + "/train.safetensors", 16), callbacks=[callback]
 )
 trainer.train()
-trainer.accelerator.end_training()  # gloo's threads must be joined: a process that just ends is often aborted
+del trainer  # with the wrapped model gone, the next line joins gloo's threads; left alone they abort at exit
+torch.distributed.is_initialized() and torch.distributed.destroy_process_group()
 """
 
 
