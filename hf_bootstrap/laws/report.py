@@ -1,12 +1,16 @@
 """A law as text: the summary a person reads, in the manner of statsmodels.
 
-Nothing is computed here that is not already in the law.
+Nothing is computed here that is not already in the law, or in the saturation test handed in beside it.
 """
+
+import textwrap
 
 import numpy as np
 
 from ..units import format_count
 from .fitted import FittedLaw
+from .profiles import Profile
+from .saturation import SaturationTest
 
 __all__ = ["number", "parameter_rows", "summary_text"]
 
@@ -31,8 +35,14 @@ def parameter_rows(law: FittedLaw, level: float = 0.95) -> list[tuple[str, str, 
     return rows
 
 
-def summary_text(law: FittedLaw) -> str:
-    """The page `ScalingLaw.summary` returns."""
+def summary_text(law: FittedLaw, evidence: SaturationTest | None = None) -> str:
+    """The page `ScalingLaw.summary` returns.
+
+    Args:
+        law: any fitted or published law.
+        evidence: what `saturation_test` found for it; None where it was not asked for, and then a law with an
+            alpha3 says so.
+    """
     objective = f"huber, delta {law.delta:g}" if law.objective == "huber" else law.objective
     about = [
         ("form", law.form.name),
@@ -52,10 +62,33 @@ def summary_text(law: FittedLaw) -> str:
         f"{name:16}{value:>14}{error:>14}{low:>14}{high:>14}" for name, value, error, low, high in parameter_rows(law)
     ]
     lines.append("=" * _WIDTH)
+    lines += _saturation(law, evidence)
     if law.warnings:
         lines.append("Warnings:")
         lines += [f"[{i}] {sentence}" for i, sentence in enumerate(law.warnings, start=1)]
     return "\n".join(lines)
+
+
+def _saturation(law: FittedLaw, evidence: SaturationTest | None) -> list[str]:
+    """What alpha3 means: the verdict, every null, and the ridge of alpha3 and the floor."""
+    if "alpha3" not in law.form.parameters or "alpha3" in law.unidentified:
+        return []
+    if evidence is None:
+        told = "alpha3 > 0 alone proves nothing: laws without saturation give one too. Hold it against them with "
+        return [*textwrap.wrap(told + "summary(nulls=True), where the points are at hand.", _WIDTH), "=" * _WIDTH]
+    lines = ["Does the exponent fall?"]
+    lines += [line for sentence in str(evidence).splitlines() for line in textwrap.wrap(sentence, _WIDTH)]
+    if evidence.profile is not None and len(evidence.profile.names) == 2:
+        lines += _ridge(evidence.profile)
+    return [*lines, "=" * _WIDTH]
+
+
+def _ridge(profile: Profile, rows: int = 5) -> list[str]:
+    """The floor that fits best beside a few values of alpha3, and how much worse the fit is there."""
+    values, (floors, excess) = profile.values[0], profile.best
+    at = np.unique(np.linspace(0, len(values) - 1, rows).round().astype(int))
+    lines = [f"{'alpha3 held at':>16}{'best E':>14}{'summed loss':>14}"]
+    return lines + [f"{values[i]:>+16.4f}{number(float(floors[i])):>14}{excess[i]:>+14.1%}" for i in at]
 
 
 def _method(law: FittedLaw) -> str:
