@@ -4,62 +4,58 @@ Intervals come from resampled bases, not from here: a profile takes rows as inde
 the one that holds the resampled laws.
 """
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import LawError, did_you_mean
 from .fitted import FittedLaw, LawLike
 from .fitting import fit_form
-from .newton import minimise
+from .newton import newton
+from .points import Points
 from .terms import FloatArray, Form, Logs, Part, Term
 
 __all__ = ["Held", "Profile", "profile"]
 
 _STEPS = {1: 41, 2: 17}
+_SEARCH = 30  # steps at each width of the loss
+_WORTH = 1e-3  # the share by which a loss must fall for its neighbours to be searched again
 
 
 @final
 class Held(Form):
-    """A form with some parameters held at given values.
+    """A form some of whose parameters stay where each problem of a batch puts them.
+
+    They keep their place in theta but have no slope, so no step moves them: a whole grid of held values is one batch.
 
     Args:
         inner: the form.
-        held: parameter -> its value on the scale of theta (the log of positive ones).
+        held: names of the parameters that stay.
     """
 
-    def __init__(self, inner: Form, held: Mapping[str, float]) -> None:
-        self.inner, self.held = inner, dict(held)
+    def __init__(self, inner: Form, held: Sequence[str]) -> None:
+        self.inner, self.held = inner, tuple(held)
         self.name, self.formula, self.source = inner.name, inner.formula, inner.source
         self.columns, self.covers_scratch = inner.columns, inner.covers_scratch
-        self.parameters = tuple(name for name in inner.parameters if name not in held)
-        self.positive = inner.positive & set(self.parameters)
-        self._free = [inner.parameters.index(name) for name in self.parameters]
-
-    def whole(self, theta: FloatArray) -> FloatArray:
-        """Thetas of the inner form, (problems, all parameters), from those of this one."""
-        full = np.empty((len(theta), len(self.inner.parameters)))
-        full[:, self._free] = theta
-        for name, value in self.held.items():
-            full[:, self.inner.parameters.index(name)] = value
-        return full
+        self.parameters, self.positive = inner.parameters, inner.positive
+        self._at = [inner.parameters.index(name) for name in held]
+        self._moves = np.array([name not in held for name in inner.parameters], dtype=float)
 
     def terms(self, logs: Logs, theta: FloatArray) -> Sequence[Term | Part]:
-        """The inner terms, with the derivatives in the free parameters."""
-        place = {old: new for new, old in enumerate(self._free)}
+        """The inner terms, with no derivative in what is held."""
         found: list[Term | Part] = []
-        for term in self.inner.terms(logs, self.whole(theta)):
-            slope = term.slope[:, :, self._free]
-            bends = {(place[i], place[j]): bend for (i, j), bend in term.curvature.items() if i in place and j in place}
+        for term in self.inner.terms(logs, theta):
+            slope = term.slope * self._moves
+            bends = {pair: bend for pair, bend in term.curvature.items() if not set(pair) & set(self._at)}
             found.append(Term(term.log, slope, bends) if isinstance(term, Term) else Part(term.value, slope, bends))
         return found
 
     def starts(self, logs: Logs, loss: FloatArray) -> FloatArray:
-        """Those of the inner form, without the held parameters."""
-        return self.inner.starts(logs, loss)[:, self._free]
+        """Those of the inner form."""
+        return self.inner.starts(logs, loss)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -104,7 +100,7 @@ def profile(
         law: with its points at hand.
         names: one or two parameters; by default alpha3 and E.
         values: where to hold each, in the units of `params_`; by default over the middle 98% of the resampled
-            laws, and a quarter more on each side.
+            laws (over the 98% interval where bases were left out in turn), and a quarter more on each side.
         steps: values per parameter, where they are not given: 41 for one, 17 for two.
 
     Raises:
@@ -123,29 +119,10 @@ def profile(
     grid = tuple(
         np.asarray(values[name], dtype=float)
         if values is not None and name in values
-        else _range(fitted, name, draws[:, i], count, ceiling)
+        else _with(fitted.params()[name], _range(fitted, name, draws[:, i], count, ceiling))
         for i, name in enumerate(names)
     )
-    logs, log_loss = points.logs(fitted.form), np.log(points.loss)[None]
-    best = fit_form(fitted.form, logs, points.loss, objective=fitted.objective, delta=fitted.delta)
-    edge = fitted.delta if fitted.objective == "huber" else 1e6
-    start = best.theta
-    excess = np.empty([len(axis) for axis in grid])
-    for place in itertools.product(*(range(len(axis)) for axis in grid)):
-        held = {
-            name: float(np.log(axis[i])) if name in fitted.form.positive else float(axis[i])
-            for name, axis, i in zip(names, grid, place, strict=True)
-        }
-        form = Held(fitted.form, held)
-        free = [fitted.form.parameters.index(name) for name in form.parameters]
-        if place[-1] == 0:
-            start = best.theta
-        # From the optimum and from the neighbour: the ridge is long and bent.
-        starts = np.stack([best.theta[free], start[free]])
-        found = minimise(form, logs, log_loss, np.ones_like(log_loss), starts, delta=edge, widest=16 * fitted.delta)
-        lowest = int(np.argmin(found.value))
-        start = form.whole(found.theta[lowest : lowest + 1])[0]
-        excess[place] = max(float(found.value[lowest]) / max(best.value, 1e-300) - 1, 0.0)
+    excess = _excess(fitted, points, names, grid)
     estimate = tuple(fitted.params()[name] for name in names)
     return Profile(
         names=names,
@@ -157,6 +134,60 @@ def profile(
     )
 
 
+def _excess(law: FittedLaw, points: Points, names: Sequence[str], grid: Sequence[FloatArray]) -> FloatArray:
+    """The summed loss over its minimum, less 1, at every place of the grid.
+
+    Each place is searched from the law, from the resampled law nearest to it, and then from where its neighbours
+    ended, until that helps nowhere: the ridge is long and bent.
+    """
+    form, logs, log_loss = law.form, points.logs(law.form), np.log(points.loss)[None]
+    best = fit_form(form, logs, points.loss, objective=law.objective, delta=law.delta)
+    edge = law.delta if law.objective == "huber" else 1e6
+    held, at = Held(form, names), [form.parameters.index(name) for name in names]
+    axes = [np.log(axis) if name in form.positive else axis for name, axis in zip(names, grid, strict=True)]
+    places = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+    shape, flat = places.shape[:-1], places.reshape(-1, len(names))
+
+    def search(starts: FloatArray, which: npt.NDArray[np.int64], widths: Sequence[float]) -> None:
+        """Keep what is found from these starts where it is lower by more than rounding."""
+        found = starts.copy()
+        found[:, at] = flat[which]
+        ones = np.ones((len(which), log_loss.shape[1]))
+        for width in widths:
+            end = newton(held, logs, log_loss, ones, found, width * edge, _SEARCH, tolerance=1e-8)
+            found = end.theta
+        won = end.value < value[which] * (1 - _WORTH)
+        theta[which[won]], value[which[won]] = found[won], end.value[won]
+        moved[which[won]] = True
+
+    every = np.arange(len(flat))
+    theta, value, moved = np.empty((len(flat), len(best.theta))), np.full(len(flat), np.inf), np.ones(len(flat), bool)
+    search(np.tile(best.theta, (len(flat), 1)), every, (16, 4, 1))
+    known = law.replicates.theta
+    if len(known):
+        scale = np.maximum(flat.max(axis=0) - flat.min(axis=0), 1e-12)
+        gap = (flat[:, None] - known[:, at]) / scale
+        search(known[np.argmin(np.sum(gap**2, axis=2), axis=1)], every, (16, 4, 1))
+    while moved.any():
+        last, ended = moved.copy(), theta.copy()
+        moved[:] = False
+        for beside in _neighbours(shape):
+            which = np.flatnonzero((beside >= 0) & last[beside])
+            if len(which):
+                search(ended[beside[which]], which, (1,))
+    return np.maximum(value / max(best.value, 1e-300) - 1, 0.0).reshape(shape)
+
+
+def _neighbours(shape: tuple[int, ...]) -> Iterator[npt.NDArray[np.int64]]:
+    """For every direction, the flat index of each place's neighbour; -1 where there is none."""
+    index = np.arange(np.prod(shape)).reshape(shape)
+    for axis in range(len(shape)):
+        for step in (1, -1):
+            beside = np.roll(index, step, axis=axis)
+            np.moveaxis(beside, axis, 0)[0 if step == 1 else -1] = -1
+            yield beside.ravel()
+
+
 def _natural(form: Form, name: str, theta: FloatArray) -> FloatArray:
     column = theta[:, form.parameters.index(name)]
     return np.exp(np.minimum(column, 700.0)) if name in form.positive else column
@@ -165,13 +196,23 @@ def _natural(form: Form, name: str, theta: FloatArray) -> FloatArray:
 def _range(law: FittedLaw, name: str, draws: FloatArray, steps: int, ceiling: float) -> FloatArray:
     if not len(draws):
         raise LawError(f"There are no resampled laws to choose values of {name} by; give values={{{name!r}: [...]}}.")
-    low, high = np.quantile(draws, [0.01, 0.99])
+    if law.replicates.method == "jackknife":  # its few laws lie closer together than the estimate is known
+        low, high = law.interval(name, 0.98) or (0.0, ceiling)
+    else:
+        low, high = np.quantile(draws, [0.01, 0.99])
     low, high = low - 0.25 * (high - low), high + 0.25 * (high - low)
     if name == "E":
         low, high = max(low, 1e-3 * ceiling), min(high, ceiling)
     elif name in law.form.positive:
         return np.geomspace(max(low, float(draws.min()) / 2), high, steps)
     return np.linspace(low, high, steps)
+
+
+def _with(estimate: float, axis: FloatArray) -> FloatArray:
+    """The same values, the nearest one moved to the estimate: no grid must miss the optimum itself."""
+    if axis[0] < estimate < axis[-1]:
+        axis[np.argmin(np.abs(axis - estimate))] = estimate
+    return axis
 
 
 def _limit(law: FittedLaw, grid: Sequence[FloatArray], excess: FloatArray, draws: FloatArray) -> float | None:

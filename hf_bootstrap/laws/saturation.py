@@ -184,7 +184,7 @@ class SaturationTest:
 
     Attributes:
         nulls: one test per null.
-        profile: the joint profile of alpha3 and E; None where no laws could be resampled.
+        profile: the joint profile of alpha3 and E; None where nothing could be resampled or left out.
         verdict: the finding and its sentence.
     """
 
@@ -231,9 +231,8 @@ def saturation_test(
     if law.points_ is None:
         raise LawError("This law has no points at hand. Fit it, or load it from a folder that holds its points.")
     tests = tuple(null_test(law.points_, null, n, delta=fitted.delta, seed=seed) for null in nulls)
-    resampled = fitted.replicates.method == "bootstrap"
     return SaturationTest(
         nulls=tests,
-        profile=profile(law, "alpha3", "E", steps=steps) if resampled else None,
+        profile=profile(law, "alpha3", "E", steps=steps) if len(fitted.replicates.theta) else None,
         verdict=verdict(law, tests),
     )

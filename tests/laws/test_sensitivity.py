@@ -6,7 +6,9 @@ from scipy import stats
 
 from hf_bootstrap import ScalingLaw
 from hf_bootstrap.errors import LawError
+from hf_bootstrap.laws.fitting import fit_form
 from hf_bootstrap.laws.profiles import profile
+from hf_bootstrap.laws.report import summary_text
 from hf_bootstrap.laws.saturation import saturation_test
 from hf_bootstrap.laws.sensitivity import lack_of_fit, objective_sensitivity
 
@@ -82,6 +84,38 @@ def test_a_profile_is_a_refit_with_the_parameter_held_and_lowest_at_the_estimate
     # alpha3 = 0 is the multiplicative law.
     assert found.excess[0] == pytest.approx(loss(flat) / loss(law) - 1, rel=1e-4)
     assert found.excess[2] > 0.01
+
+
+def test_a_profile_passes_through_the_optimum_and_no_place_is_worse_than_a_fit_of_its_own(law):
+    found = profile(law, steps=5)
+    assert found.excess.min() == pytest.approx(0, abs=1e-6)
+    i, j = np.unravel_index(np.argmin(found.excess), found.excess.shape)
+    assert (found.values[0][i], found.values[1][j]) == found.estimate
+    points, form = law.points_, law.fitted.form
+    log_d2 = np.log(points.tokens)
+    for row, alpha3 in enumerate(found.values[0]):
+        floor = found.values[1][3]
+        rest = np.log(points.loss - floor) - alpha3 * np.log(points.base_tokens) * log_d2
+        design = np.stack([np.ones_like(log_d2), np.log(points.base_tokens), log_d2], axis=1)
+        log_a, minus_a1, minus_a2 = np.linalg.lstsq(design, rest, rcond=None)[0]
+        theta = np.array([[log_a, -minus_a1, -minus_a2, alpha3, np.log(floor)]])
+        r = np.abs(np.log(points.loss) - form.log_loss(points.logs(form), theta)[0])
+        simple = np.sum(np.where(r < 1e-3, r**2 / 2, 1e-3 * (r - 5e-4)))
+        lowest = fit_form(form, points.logs(form), points.loss).value
+        assert found.excess[row, 3] <= simple / lowest - 1
+
+
+def test_few_bases_have_a_profile_too_over_the_interval_that_leaving_them_out_gives():
+    few = ScalingLaw().fit(measured(demo_design(), noise=0.003))
+    found = saturation_test(few, n=20, steps=5)
+    assert found.profile.limit is None
+    assert found.profile.values[0][0] < few.interval("alpha3")[0]
+    assert found.profile.values[0][-1] > few.interval("alpha3")[1]
+    text = summary_text(few.fitted, found)
+    assert "alpha3 held at" in text
+    assert text.index("total tokens law") < text.index("Warnings:")
+    assert "summary(nulls=True)" in summary_text(few.fitted)
+    assert "alpha3" not in summary_text(ScalingLaw("multiplicative").fit(few.points_).fitted)
 
 
 def test_a_saturation_test_says_alpha3_the_nulls_and_the_floor(law):
