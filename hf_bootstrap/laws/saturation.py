@@ -4,6 +4,7 @@ A positive alpha3 alone proves nothing: points of `TotalTokens` give one too. So
 nulls produce on the same design, and its profile with the floor shows how far the two stand in for each other.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +15,10 @@ from ..errors import LawError
 from .fitted import LawLike, completed
 from .fitting import fit_form, refit
 from .forms import find_form
+from .noise import draw_noise, two_scales
 from .points import Points
 from .profiles import Profile, profile
+from .resampling import find_clusters
 from .terms import FloatArray, Form
 
 __all__ = ["NULLS", "NullTest", "SaturationTest", "Verdict", "null_test", "saturation_test", "verdict"]
@@ -38,7 +41,8 @@ class NullTest:
         p_fit: how often the null's own draws give a ratio as large. Small means: the null does not describe these
             points.
         draws: (n,), alpha3 of every draw.
-        noise: the scale of the noise in the draws, in log loss.
+        noise, luck: the scale of the noise in the draws, in log loss: of every row, and of what rows of one base
+            share.
     """
 
     null: str
@@ -50,6 +54,7 @@ class NullTest:
     p_fit: float
     draws: FloatArray
     noise: float
+    luck: float
 
     def __str__(self) -> str:
         """One plain sentence."""
@@ -68,9 +73,9 @@ def null_test(
 ) -> NullTest:
     """Draw points from the fitted null, fit the bootstrap law to them, and see where the observed alpha3 stands.
 
-    The draws have the design of the points and independent log-normal noise of the residual scale: that of
-    the null's fit or of the bootstrap law's, whichever is smaller, because what a law misses by being wrong
-    is not noise. They ignore that rows of one base share noise, which makes `p_fit` somewhat too small.
+    The draws have the design of the points and log-normal noise of two parts, one for every row and one for every
+    base. Both are estimated from the residuals of the null's fit or of the bootstrap law's, whichever are smaller,
+    because what a law misses by being wrong is not noise; see `noise.two_scales`.
 
     Args:
         points: as for `Points.read`, with its `where` and `columns`.
@@ -94,9 +99,9 @@ def null_test(
     null_fit = fit_form(null_form, logs, rows.loss, delta=delta)
     means = np.exp(null_form.log_loss(logs, null_fit.theta[None]))[0]
     mimic = fit_form(law_form, logs, means, delta=delta)
-    scales = [np.sum(fit.residuals**2) / (len(rows) - len(fit.theta)) for fit in (null_fit, observed)]
-    noise = float(np.sqrt(min(scales)))
-    losses = means * np.exp(noise * np.random.default_rng(seed).standard_normal((n, len(rows))))
+    clusters = [members for stratum in find_clusters(rows).strata for members in stratum]
+    noise, luck = min((two_scales(fit.residuals, fit.slopes, clusters) for fit in (null_fit, observed)), key=_total)
+    losses = means * np.exp(draw_noise(noise, luck, clusters, n, len(rows), seed))
     under_law = refit(mimic, logs, losses, ones, starts=(observed.theta,))
     under_null = refit(null_fit, logs, losses, ones)
     index = law_form.parameters.index("alpha3")
@@ -114,7 +119,12 @@ def null_test(
         p_fit=float((1 + np.sum(under_null.value >= ratio * under_law.value)) / (n + 1)),
         draws=draws,
         noise=noise,
+        luck=luck,
     )
+
+
+def _total(scales: tuple[float, float]) -> float:
+    return math.hypot(*scales)
 
 
 @dataclass(frozen=True, kw_only=True)
