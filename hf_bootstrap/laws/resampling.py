@@ -18,6 +18,7 @@ from .terms import FloatArray
 __all__ = ["FEW", "MANY", "Clusters", "Replicates", "find_clusters", "no_replicates", "replicate"]
 
 MANY = 6  # clusters from which a bootstrap of clusters can be trusted
+_PERCENTILES = 30  # clusters below which the tails of the resamples are no guide to those of the estimate
 FEW = 3  # clusters below which nothing can be said about their variation
 
 
@@ -47,8 +48,10 @@ class Replicates:
     ) -> tuple[FloatArray, FloatArray] | None:
         """An interval for a quantity, on the scale it is given in.
 
-        Bootstrap: percentiles, expanded for the number of clusters (Hesterberg 2015, arXiv:1411.5279, section 5.3).
-        Jackknife: estimate -+ t * sqrt(sum (m-1)/m (value - estimate)^2), t with clusters - 1 degrees of freedom.
+        Jackknife: estimate -+ t * sqrt(sum (m-1)/m (value - estimate)^2), m clusters, t with m - 1 degrees of freedom.
+        Bootstrap of fewer than 30 clusters: estimate -+ t * the standard deviation of the values, the same t (Cameron
+        & Miller 2015, J. Human Resources 50:317, section VI); of 30 and more, and where some values are infinite:
+        percentiles, expanded for the number of clusters (Hesterberg 2015, arXiv:1411.5279, section 5.3).
 
         Args:
             estimate: the quantity at the fit itself, any shape.
@@ -58,16 +61,26 @@ class Replicates:
         Returns:
             (low, high) of the estimate's shape, NaN where a replicate has no answer; None without replicates.
         """
-        from scipy.special import ndtr, stdtrit
+        from scipy.special import stdtrit
 
         if self.method == "none":
             return None
         width = float(stdtrit(self.clusters - 1, 0.5 + level / 2))
-        if self.method == "jackknife":
-            share = ((self.strata - 1) / self.strata).reshape(-1, *[1] * (values.ndim - 1))
-            with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore"):
+            if self.method == "jackknife":
+                share = ((self.strata - 1) / self.strata).reshape(-1, *[1] * (values.ndim - 1))
                 half = width * np.sqrt(np.sum(share * (values - estimate) ** 2, axis=0))
                 return np.asarray(estimate - half), np.asarray(estimate + half)
+            low, high = self._percentiles(values, width)
+            if self.clusters < _PERCENTILES:
+                half = width * values.std(axis=0)
+                known = np.isfinite(half) & np.isfinite(estimate)
+                low, high = np.where(known, estimate - half, low), np.where(known, estimate + half, high)
+        return low, high
+
+    def _percentiles(self, values: FloatArray, width: float) -> tuple[FloatArray, FloatArray]:
+        from scipy.special import ndtr
+
         tail = float(ndtr(-width * np.sqrt(self.clusters / (self.clusters - 1))))
         unknown = np.isnan(values).any(axis=0)
         ordered = np.where(unknown, 0.0, values)

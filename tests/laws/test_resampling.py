@@ -74,11 +74,29 @@ def test_the_jackknife_interval_is_the_textbook_one():
     assert (float(low), float(high)) == pytest.approx((1.1 - half, 1.1 + half))
 
 
-def test_an_answer_that_some_refits_lack_has_no_interval():
-    found = Replicates(theta=np.zeros((3, 1)), method="bootstrap", unit="row", clusters=9, strata=np.zeros(3, int))
-    low, high = found.interval(np.zeros(2), np.array([[1.0, 1.0], [2.0, np.nan], [3.0, 3.0]]))
-    assert (low[0], high[0]) == (1.0, 3.0)
+def bootstrapped(clusters, n=3):
+    return Replicates(theta=np.zeros((n, 1)), method="bootstrap", unit="row", clusters=clusters, strata=np.zeros(n, int))
+
+
+@pytest.mark.parametrize("clusters", [9, 90])
+def test_an_answer_that_some_refits_lack_has_no_interval(clusters):
+    low, high = bootstrapped(clusters).interval(np.full(2, 2.0), np.array([[1.0, 1.0], [2.0, np.nan], [3.0, 3.0]]))
+    assert low[0] <= 1 < 3 <= high[0]
     assert np.isnan([low[1], high[1]]).all()
+
+
+def test_few_clusters_are_widened_by_t_and_many_are_read_off_as_percentiles():
+    values = np.random.default_rng(0).lognormal(size=4000)
+    low, high = bootstrapped(12, 4000).interval(np.array(1.5), values)
+    half = stats.t.ppf(0.975, 11) * values.std()
+    assert (float(low), float(high)) == pytest.approx((1.5 - half, 1.5 + half))
+    low, high = bootstrapped(240, 4000).interval(np.array(1.5), values)
+    assert (float(low), float(high)) == pytest.approx(np.quantile(values, [0.0245, 0.9755]), rel=0.02)
+
+
+def test_an_answer_that_may_be_never_has_an_interval_without_end():
+    low, high = bootstrapped(9).interval(np.array(2.0), np.array([1.0, 2.0, np.inf]))
+    assert (float(low), float(high)) == (1.0, np.inf)
 
 
 def test_every_draw_has_three_different_clusters_of_each_kind():
