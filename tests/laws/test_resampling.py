@@ -75,7 +75,8 @@ def test_the_jackknife_interval_is_the_textbook_one():
 
 
 def bootstrapped(clusters, n=3):
-    return Replicates(theta=np.zeros((n, 1)), method="bootstrap", unit="row", clusters=clusters, strata=np.zeros(n, int))
+    theta, strata = np.zeros((n, 1)), np.zeros(n, int)
+    return Replicates(theta=theta, method="bootstrap", unit="row", clusters=clusters, strata=strata)
 
 
 @pytest.mark.parametrize("clusters", [9, 90])
