@@ -10,7 +10,7 @@ from collections import Counter
 
 import numpy as np
 
-from hf_bootstrap import FORMS, ScalingLaw, compare_forms
+from hf_bootstrap import ScalingLaw, compare_forms
 from hf_bootstrap.laws.evidence import RIVALS, Comparison
 
 NOISE = 0.003
@@ -23,16 +23,21 @@ PLANTED = {
     "additive": {"A": 300.0, "alpha1": 0.30, "B": 500.0, "alpha2": 0.30, "E": 1.7, **BRANCH},
     "total_tokens": {"A": 1000.0, "alpha": 0.32, "E": 1.7},
     "effective_transfer": {"A": 1000.0, "alpha": 0.32, "k": 60.0, "b": 0.78, "E": 1.7},
+    # A shift that helps, as on the second stage's own text, half worked off after 3e9 tokens.
+    "cpt_dynamics": {"A": 1000.0, "alpha": 0.32, "B": -0.6, "beta": 0.3, "c": 3e-9, "E": 2.2},
+    # Near the interaction: its exponent falls by 0.024 per e-fold of D1 in the middle of the grid.
+    "unified": {"A": 1000.0, "alpha": 0.32, "k": 1.0, "s": 0.3, "E": 1.7},
 }
-# Every form on the right contains the one on the left, so its further parameters are not needed.
+# Every form on the right contains the one on the left on these rows, D1 = 0 included, and has parameters it does not
+# need; tests/laws/test_selection.py fits each pair. Unified holds the product only without rows from scratch, and
+# effective transfer only at b = 1.
 CONTAINS = {
-    "multiplicative": ("bootstrap", "unified"),
+    "multiplicative": ("bootstrap",),
     "total_tokens": ("effective_transfer", "cpt_dynamics", "unified"),
-    "effective_transfer": ("unified",),
 }
 
 
-def draw(form: str, seed: int) -> dict[str, object]:
+def draw(form: str, seed: int, noise: float = NOISE) -> dict[str, object]:
     """One table of 42 rows: a run per row, a base checkpoint per level of D1."""
     rng = np.random.default_rng(seed)
     d1, d2 = np.repeat([0.0, *BASES], 6), np.tile(MARKS, 7)
@@ -41,7 +46,7 @@ def draw(form: str, seed: int) -> dict[str, object]:
     return {
         "base_tokens": d1,
         "tokens": d2,
-        "loss": truth.value * np.exp(NOISE * rng.standard_normal(42)),
+        "loss": truth.value * np.exp(noise * rng.standard_normal(42)),
         "run_id": [f"{base}-{tokens:.3g}" for base, tokens in zip(names, d2, strict=True)],
         "base_run_id": ["trunk"] * 42,
         "base_checkpoint_id": names,
@@ -52,13 +57,15 @@ def row(form: str, found: list[Comparison], seconds: float) -> str:
     """What came of the draws of one planted form, as a row of the table."""
     kept = sum(form in (c.confidence_set or ()) for c in found)
     needless = sum(c.preferred in CONTAINS.get(form, ()) for c in found)
+    sizes = {score.form: score.n_params for score in found[0].scores}
+    larger = sum(sizes[c.preferred or form] > sizes[form] for c in found)
     right = sum(c.preferred == form for c in found)
     size = np.mean([len(c.confidence_set or ()) for c in found])
     alone = sum(c.confidence_set == (form,) for c in found)
     aicc = sum(min(c.scores, key=lambda s: s.aicc or np.inf).form == form for c in found)
     others = Counter(c.preferred for c in found if c.preferred != form)
     told = ", ".join(f"{name} {count}" for name, count in others.most_common()) or "-"
-    return f"| {form} | {kept} | {needless} | {right} | {told} | {alone} | {size:.1f} | {aicc} | {seconds:.0f} |"
+    return f"| {form} | {kept} | {needless} | {larger} | {right} | {told} | {alone} | {size:.1f} | {aicc} | {seconds:.0f} |"
 
 
 def main() -> None:
@@ -67,15 +74,14 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=60)
     draws = parser.parse_args().draws
     print(f"{draws} draws each; candidates: {', '.join(RIVALS)}\n")
-    print(
-        "| planted | in the set | needless preferred | preferred | else preferred | alone | set size | AICc | CPU s |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
+    heads = ("planted", "in the set", "needless preferred", "larger preferred", "preferred", "else preferred")
+    heads += ("alone in the set", "mean size of the set", "best AICc", "CPU s")
+    print(f"| {' | '.join(heads)} |")
+    print("|---" * len(heads) + "|")
     for form in PLANTED:
-        if form in FORMS:
-            began = time.process_time()
-            found = [compare_forms(draw(form, seed)) for seed in range(draws)]
-            print(row(form, found, time.process_time() - began), flush=True)
+        began = time.process_time()
+        found = [compare_forms(draw(form, seed)) for seed in range(draws)]
+        print(row(form, found, time.process_time() - began), flush=True)
 
 
 if __name__ == "__main__":
