@@ -65,7 +65,8 @@ def row(form: str, found: list[Comparison], seconds: float) -> str:
     aicc = sum(min(c.scores, key=lambda s: s.aicc or np.inf).form == form for c in found)
     others = Counter(c.preferred for c in found if c.preferred != form)
     told = ", ".join(f"{name} {count}" for name, count in others.most_common()) or "-"
-    return f"| {form} | {kept} | {needless} | {larger} | {right} | {told} | {alone} | {size:.1f} | {aicc} | {seconds:.0f} |"
+    cells = (form, kept, needless, larger, right, told, alone, f"{size:.1f}", aicc, f"{seconds:.0f}")
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def main() -> None:
