@@ -14,6 +14,7 @@ import numpy.typing as npt
 from hf_bootstrap import FORMS
 from hf_bootstrap.laws.fitted import FittedLaw, fit_law
 from hf_bootstrap.laws.points import Points
+from hf_bootstrap.laws.prediction import predict
 
 NOISE = 0.003
 LEVELS = MARKS = 131_072 * np.geomspace(1, 10**1.5, 6)
@@ -49,7 +50,7 @@ def answers(law: FittedLaw) -> npt.NDArray[np.float64]:
     """(quantities, 3): value, low and high of alpha3, E and the predictions."""
     found = [(law.params()[name], *(law.interval(name) or (np.nan, np.nan))) for name in ("alpha3", "E")]
     for d1, d2 in ASKED.values():
-        told = law.predict({"base_tokens": d1, "tokens": d2}, level=0.95, extrapolate=True)
+        told = predict(law, {"base_tokens": d1, "tokens": d2}, level=0.95, extrapolate=True)
         found.append((told.value, told.low, told.high))  # type: ignore[arg-type]
     return np.array(found, dtype=float)
 

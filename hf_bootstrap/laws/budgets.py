@@ -1,16 +1,20 @@
 """How to divide a budget of FLOPs: between two stages, or between model size and tokens; when to grow.
 
-FLOPs are counted as 6 N D unless another factor is given. Decisions at a given base are in `decisions`.
+FLOPs are counted with the factor of the law's own points, else as 6 N D, unless another is given. Decisions at a
+given base are in `decisions`.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import LawError
 from ..units import format_count
-from .decisions import Decision, in_parts, refuse_unidentified, why_no_interval
-from .fitted import FittedLaw
+from .decisions import Decision, add_distance, in_parts, why_no_interval
+from .fitted import FittedLaw, Question
+from .prediction import refuse_undetermined, refuse_unread
 from .terms import FloatArray
 
 __all__ = ["best_split", "compute_optimal", "grow_after"]
@@ -26,7 +30,8 @@ def best_split(
     flops: float,
     n_params_base: float,
     n_params: float | None = None,
-    flops_per_param_token: float = _FACTOR,
+    flops_per_param_token: float | None = None,
+    **columns: float | None,
 ) -> Decision:
     """How many tokens to give the base when both stages are paid from one budget, C = 6 (N1 D1 + N2 D2).
 
@@ -39,7 +44,8 @@ def best_split(
         flops: C, of both stages together.
         n_params_base: N1.
         n_params: N2; N1 where nothing is grown.
-        flops_per_param_token: 6 for dense models.
+        flops_per_param_token: by default what the law's points were counted with (`definitions`), or else 6.
+        **columns: unique_tokens or mixture_ratio, where the form reads them.
 
     Returns:
         D1 of the best split; `also` holds it as `base_tokens`, beside `tokens` (D2), `share` (of the budget in the
@@ -48,72 +54,102 @@ def best_split(
 
     Raises:
         LawError: the law has one stage, or a number is not positive.
+        PredictionError: a column is missing or not read, or the answer rests on what the points do not know.
     """
     if not {"base_tokens", "tokens"} <= set(law.form.columns):
         raise LawError(f"The form {law.form.name!r} has one stage; there is nothing to split. Ask compute_optimal.")
-    refuse_unidentified(law)
     target = n_params_base if n_params is None else n_params
-    _positive(flops=flops, n_params_base=n_params_base, n_params=target, flops_per_param_token=flops_per_param_token)
-    share = 1 / (1 + np.exp(-_LOGITS))
-    pool = flops / flops_per_param_token
-    first, second = pool * (1 - share) / n_params_base, pool * share / target
-    logs, _ = law.logs({"base_tokens": first, "tokens": second, "n_params": target})
-
-    def losses(theta: FloatArray) -> FloatArray:
-        """The ln L of every split, infinite where the formula has ended."""
-        found = np.nan_to_num(law.form.log_loss(logs, theta), nan=np.inf)
-        for slopes in (law.form.exponents(logs, theta) or {}).values():
-            found = np.where(slopes > 0, found, np.inf)
-        return found
+    factor = _factor(law, flops_per_param_token)
+    _positive(flops=flops, n_params_base=n_params_base, n_params=target, flops_per_param_token=factor)
+    refuse_unread(law, columns)
+    split = _Split(pool=flops / factor, n_params_base=n_params_base, n_params=target, columns=columns)
+    losses = split.losses(law)
 
     def question(theta: FloatArray) -> FloatArray:
-        at, least = _minimum(_LOGITS, losses(theta))
-        return np.stack([at, least], axis=1)
+        return np.stack(_minimum(_LOGITS, losses(theta)), axis=1)
 
+    refuse_undetermined(law, question, "This split", 0.02)
     value, found = law.ask(in_parts(question))
     if np.isnan(value[0]):
         return _nothing(_why_no_split(losses(law.theta[None])[0]))
     bounds = None if found is None or np.isnan(found).any() else found
-
-    def numbers(logit: float) -> tuple[float, float, float]:
-        part = float(1 / (1 + np.exp(-logit)))
-        return pool * (1 - part) / n_params_base, pool * part / target, part
-
-    (base, tokens, part), least = numbers(float(value[0])), float(np.exp(value[1]))
-    ends = None if bounds is None else (numbers(float(bounds[1][0])), numbers(float(bounds[0][0])))
-    low, high = (None, None) if ends is None else (ends[0][0], ends[1][0])
-    told = f"Of {flops:.3g} FLOPs, {1 - part:.0%} go to a base of {format_count(base)} tokens"
-    notes = [f"{told} and {part:.0%} to {format_count(tokens)} tokens after it."]
-    if low is None:
+    also = split.numbers(value, bounds)
+    base, tokens = also["base_tokens"][0], also["tokens"][0]
+    part = f"{also['share'][0]:.0%} to {format_count(tokens)} tokens after it"
+    told = f"Of {flops:.3g} FLOPs, {1 - also['share'][0]:.0%} go to a base of {format_count(base)} tokens"
+    notes = [f"{told} and {part}."]
+    if bounds is None:
         notes.append(why_no_interval(law, "in some refits no split inside the budget is best"))
-    reach = _reach(law, {"base_tokens": base, "tokens": tokens, "n_params": target}, notes)
-    also: dict[str, tuple[float, float | None, float | None]] = {
-        "base_tokens": (base, low, high),
-        "tokens": (tokens, None if ends is None else ends[1][1], None if ends is None else ends[0][1]),
-        "share": (part, None if ends is None else ends[1][2], None if ends is None else ends[0][2]),
-        "loss": (least, *_exp_pair(bounds, 1)),
-    }
-    chance, scratch_wins = _against_scratch(law, question, pool / target, target, notes)
-    if scratch_wins:
-        base, low, high, reach = 0.0, None, None, None
-    limits = ("no base at all", "all of it")
+    place = {**columns, "base_tokens": base, "tokens": tokens, "n_params": target}
+    reach = _reach(law, place, notes)
+    chance, scratch_wins = _against_scratch(law, question, {**place, "tokens": split.pool / target}, notes)
+    answer = (0.0, None, None) if scratch_wins else also["base_tokens"]
     return Decision(
-        value=base, low=low, high=high, reach=reach, notes=tuple(notes), probability=chance, also=also, limits=limits
+        value=answer[0],
+        low=answer[1],
+        high=answer[2],
+        reach=None if scratch_wins else reach,
+        notes=tuple(notes),
+        probability=chance,
+        also=also,
+        limits=("no base at all", "all of it"),
     )
 
 
+_Numbers = dict[str, tuple[float, float | None, float | None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Split:
+    """A budget of `pool` parameter-tokens, divided by the logit of the second stage's share."""
+
+    pool: float
+    n_params_base: float
+    n_params: float
+    columns: Mapping[str, float | None]
+
+    def at(self, logit: npt.ArrayLike) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """D1, D2 and the share of the second stage."""
+        share = 1 / (1 + np.exp(-np.asarray(logit, dtype=float)))
+        return self.pool * (1 - share) / self.n_params_base, self.pool * share / self.n_params, share
+
+    def losses(self, law: FittedLaw) -> Question:
+        """The ln L of every split in `_LOGITS`, infinite where the formula has ended."""
+        first, second, _ = self.at(_LOGITS)
+        asked = {**self.columns, "base_tokens": first, "tokens": second, "n_params": self.n_params}
+        logs, _ = law.logs(asked)
+
+        def found(theta: FloatArray) -> FloatArray:
+            losses = np.nan_to_num(law.form.log_loss(logs, theta), nan=np.inf)
+            for slopes in (law.form.exponents(logs, theta) or {}).values():
+                losses = np.where(slopes > 0, losses, np.inf)
+            return losses
+
+        return found
+
+    def numbers(self, value: FloatArray, bounds: tuple[FloatArray, FloatArray] | None) -> _Numbers:
+        """The split in tokens, with intervals, from the logit and the ln of the loss."""
+        base, tokens, share = (float(x) for x in self.at(value[0]))
+        ends: list[tuple[float | None, float | None]] = [(None, None)] * 3
+        if bounds is not None:
+            edges = self.at([bounds[0][0], bounds[1][0]])
+            ends = [(float(min(edge)), float(max(edge))) for edge in edges]
+        return {
+            "base_tokens": (base, *ends[0]),
+            "tokens": (tokens, *ends[1]),
+            "share": (share, *ends[2]),
+            "loss": (float(np.exp(value[1])), *_exp_pair(bounds, 1)),
+        }
+
+
 def _against_scratch(
-    law: FittedLaw,
-    question: Callable[[FloatArray], FloatArray],
-    tokens: float,
-    n_params: float,
-    notes: list[str],
+    law: FittedLaw, question: Question, columns: Mapping[str, float | None], notes: list[str]
 ) -> tuple[float | None, bool]:
     """The probability that the best split beats the whole budget from scratch, and whether scratch wins."""
     if not law.form.covers_scratch:
         notes.append("Not compared with D1 = 0, of which this law knows nothing: fit it with from-scratch rows.")
         return None, False
-    logs, _ = law.logs({"base_tokens": 0.0, "tokens": tokens, "n_params": n_params})
+    logs, _ = law.logs({**columns, "base_tokens": 0.0})
 
     def gap(theta: FloatArray) -> FloatArray:
         return question(theta)[:, 1] - law.form.log_loss(logs, theta)[:, 0]
@@ -148,7 +184,7 @@ def _why_no_split(losses: FloatArray) -> str:
 
 
 def compute_optimal(
-    law: FittedLaw, *, flops: float, flops_per_param_token: float = _FACTOR, base_tokens: float | None = None
+    law: FittedLaw, *, flops: float, flops_per_param_token: float | None = None, **columns: float | None
 ) -> Decision:
     """The model size that gets the least loss from C = 6 N D, for laws of size and tokens.
 
@@ -158,25 +194,53 @@ def compute_optimal(
     Args:
         law: a law that reads `tokens` and `n_params`.
         flops: C.
-        flops_per_param_token: 6 for dense models.
-        base_tokens: for a two-stage law at a base that is there already (its cost is not counted).
+        flops_per_param_token: by default what the law's points were counted with (`definitions`), or else 6.
+        **columns: the others that the form reads: base_tokens of a base that is there already (its cost is not
+            counted), unique_tokens, mixture_ratio.
 
     Returns:
         N; `also` holds `tokens` (D), `tokens_per_param` and `loss`.
 
     Raises:
         LawError: the law does not read both, or a number is not positive.
+        PredictionError: a column is missing or not read, or the answer rests on what the points do not know.
     """
     if not {"tokens", "n_params"} <= set(law.form.columns):
         raise LawError(
             f"The form {law.form.name!r} does not read both tokens and n_params; a best size needs one that does, "
             "such as 'chinchilla'."
         )
-    refuse_unidentified(law)
-    _positive(flops=flops, flops_per_param_token=flops_per_param_token)
-    pool = np.log(flops / flops_per_param_token)
+    factor = _factor(law, flops_per_param_token)
+    _positive(flops=flops, flops_per_param_token=factor)
+    refuse_unread(law, columns)
+    pool = float(np.log(flops / factor))
+    question = _best_size(law, pool, columns)
+    refuse_undetermined(law, question, "This size", 0.02)
+    value, found = law.ask(in_parts(question, 16))
+    if np.isnan(value[0]):
+        return _nothing("The law has no best size at this budget: its loss falls all the way to one end.")
+    bounds = None if found is None or np.isnan(found).any() else found
+    size, tokens = float(np.exp(value[0])), float(np.exp(pool - value[0]))
+    low, high = _exp_pair(bounds, 0)
+    notes = [f"{flops:.3g} FLOPs: {format_count(size)} parameters on {format_count(tokens)} tokens."]
+    also: _Numbers = {
+        "tokens": (tokens, None, None),
+        "tokens_per_param": (tokens / size, None, None),
+        "loss": (float(np.exp(value[1])), *_exp_pair(bounds, 1)),
+    }
+    if low is None or high is None:
+        notes.append(why_no_interval(law, "in some refits the loss falls all the way to one end"))
+    else:
+        fewest, most = tokens * size / high, tokens * size / low
+        also |= {"tokens": (tokens, fewest, most), "tokens_per_param": (tokens / size, fewest / high, most / low)}
+    reach = _reach(law, {**columns, "tokens": tokens, "n_params": size}, notes)
+    return Decision(value=size, low=low, high=high, reach=reach, notes=tuple(notes), also=also)
+
+
+def _best_size(law: FittedLaw, pool: float, columns: Mapping[str, float | None]) -> Question:
+    """The ln N of least loss on N D = e^pool, and the ln of that loss; NaN where it lies at an end."""
     sizes = np.linspace(0.02 * pool, 0.98 * pool, max(int(60 * pool), 3))
-    logs, _ = law.logs({"base_tokens": base_tokens, "tokens": np.exp(pool - sizes), "n_params": np.exp(sizes)})
+    logs, _ = law.logs({**columns, "tokens": np.exp(pool - sizes), "n_params": np.exp(sizes)})
 
     def question(theta: FloatArray) -> FloatArray:
         at, least = _minimum(sizes, np.nan_to_num(law.form.log_loss(logs, theta), nan=np.inf))
@@ -187,32 +251,7 @@ def compute_optimal(
             at = np.where(np.isnan(at), np.nan, closed)
         return np.stack([at, least], axis=1)
 
-    value, found = law.ask(in_parts(question, 16))
-    if np.isnan(value[0]):
-        return _nothing("The law has no best size at this budget: its loss falls all the way to one end.")
-    bounds = None if found is None or np.isnan(found).any() else found
-    size, tokens = float(np.exp(value[0])), float(np.exp(pool - value[0]))
-    low, high = _exp_pair(bounds, 0)
-    fewest, most = (None, None) if low is None or high is None else (tokens * size / high, tokens * size / low)
-    notes = [f"{flops:.3g} FLOPs: {format_count(size)} parameters on {format_count(tokens)} tokens."]
-    if low is None:
-        notes.append(why_no_interval(law, "in some refits the loss falls all the way to one end"))
-    reach = _reach(law, {"base_tokens": base_tokens, "tokens": tokens, "n_params": size}, notes)
-    ratio_low, ratio_high = (
-        (None, None) if fewest is None or most is None or low is None or high is None else (fewest / high, most / low)
-    )
-    return Decision(
-        value=size,
-        low=low,
-        high=high,
-        reach=reach,
-        notes=tuple(notes),
-        also={
-            "tokens": (tokens, fewest, most),
-            "tokens_per_param": (tokens / size, ratio_low, ratio_high),
-            "loss": (float(np.exp(value[1])), *_exp_pair(bounds, 1)),
-        },
-    )
+    return question
 
 
 def grow_after(*, n_params: float, tokens: float | None = None, flops: float | None = None) -> Decision:
@@ -270,14 +309,15 @@ def _exp_pair(bounds: tuple[FloatArray, FloatArray] | None, index: int) -> tuple
     return float(np.exp(bounds[0][index])), float(np.exp(bounds[1][index]))
 
 
-def _reach(law: FittedLaw, columns: dict[str, float | None], notes: list[str]) -> float | None:
-    logs = {name: np.log([x]) for name in law.form.columns if (x := columns[name]) is not None}
-    beyond = law.reach(logs)
-    if beyond is None:
-        return None
-    if beyond[0] >= 0.05:
-        notes.append(f"This lies {beyond[0]:.1f} decades beyond the data.")
-    return float(beyond[0])
+def _reach(law: FittedLaw, columns: Mapping[str, float | None], notes: list[str]) -> float | None:
+    return add_distance(law, {name: np.log([x]) for name in law.form.columns if (x := columns.get(name))}, notes)
+
+
+def _factor(law: FittedLaw, given: float | None) -> float:
+    known = law.definitions.get("flops_per_param_token")
+    if given is not None:
+        return given
+    return known.value if known is not None and isinstance(known.value, float) else _FACTOR
 
 
 def _positive(**numbers: float) -> None:

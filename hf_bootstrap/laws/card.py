@@ -70,7 +70,9 @@ def _data(law: FittedLaw, points: Points | None) -> list[str]:
     if not law.ranges:
         return []
     rows = [(name, format_count(low), format_count(high)) for name, (low, high) in law.ranges.items()]
-    found = ["## Data", _table(("column", "smallest", "largest"), rows)]
+    told = {n: f"{d.value:.4g}" if isinstance(d.value, float) else d.value for n, d in law.definitions.items()}
+    meanings = [f"`{name}`: {value}." for name, value in told.items() if value is not None]
+    found = ["## Data", *meanings, _table(("column", "smallest", "largest"), rows)]
     for name in ("method", "domain"):
         column = None if points is None else getattr(points, name)
         if column is not None:

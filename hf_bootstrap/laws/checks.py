@@ -112,9 +112,12 @@ def _floor(points: Points, fit: Fit, replicates: Replicates) -> Iterator[str]:
 
 
 def _exponents(points: Points, fit: Fit) -> Iterator[str]:
+    lost = identify(points, fit).lost
     for name, value in fit.form.to_params(fit.theta).items():
-        if value < 0 and name != "alpha3":
+        if value < 0 and name not in ("alpha3", *lost):
             yield f"{name} = {value:.4g} is negative: the law says more tokens make the loss worse."
+    if lost:  # the exponents at a point are made of what the points do not know
+        return
     local = fit.form.exponents(points.logs(fit.form), fit.theta[None])
     for name, values in (local or {}).items():
         rising = np.flatnonzero(values[0] <= 0)

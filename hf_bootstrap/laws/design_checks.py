@@ -86,6 +86,11 @@ def look_units(points: Points, fit: Fit, replicates: Replicates) -> Iterator[str
                 f"{name} jumps from {format_count(column[low])} (row {low + 1}) to {format_count(column[high])} (row "
                 f"{high + 1}): are millions mixed with billions? A law speaks of raw counts."
             )
+    if "n_params" in fit.form.columns and points.n_params_are is None:
+        yield (
+            "Whether n_params counts the embeddings is not said; ask this law with the same count, and say which it is "
+            "with fit(..., n_params_are=...)."
+        )
     yield from _bits(fit.residuals)
 
 

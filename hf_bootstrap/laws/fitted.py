@@ -1,18 +1,18 @@
 """A law once its parameters are known: frozen, and able to answer any question with its uncertainty.
 
-`law` gives it a face, `decisions` and `figures` ask it questions, `law_file` writes it down.
+`law` gives it a face, `prediction`, `decisions` and `figures` ask it questions, `law_file` writes it down.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import FitError, PredictionError
-from ..units import format_count
 from .checks import run_checks
+from .definitions import Definition, define
 from .fitting import fit_form
 from .identifiability import identify
 from .points import Points
@@ -20,7 +20,7 @@ from .resampling import Replicates, no_replicates, replicate
 from .scratch import WithScratch
 from .terms import FloatArray, Form
 
-__all__ = ["FittedLaw", "LawLike", "Prediction", "Question", "completed", "fit_law", "known_law", "shaped"]
+__all__ = ["FittedLaw", "LawLike", "Question", "completed", "fit_law", "known_law"]
 
 Question = Callable[[FloatArray], FloatArray]  # thetas (problems, parameters) -> answers (problems, ...)
 _Numbers = npt.ArrayLike
@@ -38,24 +38,7 @@ class LawLike(Protocol):
         """The rows it was fitted to, where they are at hand."""
 
 
-_MAX_REACH = 2.0  # decades beyond the data
 _NO_FLOOR = float(np.log(1e-3))  # ln of nats: a floor below a thousandth of a nat is none
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Prediction:
-    """An answer with its interval: floats when every argument was a number, else arrays.
-
-    Attributes:
-        value: the law's answer.
-        low, high: the interval of the law itself (a new run scatters around it); None where it is not known.
-        reach: decades beyond the data, 0 inside them; None for a law that does not know its data.
-    """
-
-    value: float | FloatArray
-    low: float | FloatArray | None
-    high: float | FloatArray | None
-    reach: float | FloatArray | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,6 +54,9 @@ class FittedLaw:
         warnings: what the checks said.
         points_digest: SHA-256 of the rows.
         unidentified: parameters these points cannot tell apart; their single values mean nothing and are not shown.
+        anchor, moves: a theta that fits as well, and (moves, parameters), changes of it that no fitted point
+            notices, see `identifiability`; whatever they change the points do not know.
+        definitions: what `n_params` and `flops_per_param_token` count, see `definitions`.
     """
 
     form: Form
@@ -85,6 +71,9 @@ class FittedLaw:
     warnings: tuple[str, ...]
     points_digest: str | None
     unidentified: tuple[str, ...] = ()
+    anchor: FloatArray | None = None
+    moves: FloatArray | None = None
+    definitions: Mapping[str, Definition] = field(default_factory=dict)
 
     def ask(self, question: Question, level: float = 0.95) -> tuple[FloatArray, tuple[FloatArray, FloatArray] | None]:
         """Anything that can be computed from the parameters, with its interval.
@@ -101,6 +90,22 @@ class FittedLaw:
         if self.replicates.method == "none":
             return value, None
         return value, self.replicates.interval(value, question(self.replicates.theta), level)
+
+    def doubt(self, question: Question) -> FloatArray:
+        """How far an answer follows parameters that the points cannot tell apart: 0 where they determine it.
+
+        Returns:
+            Of the answer's shape: the change that `moves` make, on the scale of the question; infinite where they
+            take the answer away.
+        """
+        value = np.asarray(question(self.theta[None])[0])
+        if self.moves is None or self.anchor is None or not len(self.moves):
+            return np.zeros_like(value)
+        with np.errstate(invalid="ignore", over="ignore"):
+            up, down = np.split(question(self.anchor + np.concatenate([self.moves, -self.moves])), 2)
+            change = np.where(up == down, 0.0, (up - down) / 2)
+        same = np.isnan(up) & np.isnan(down) & np.isnan(value)  # no answer here, there and everywhere
+        return np.asarray(np.linalg.norm(np.where(same, 0.0, np.nan_to_num(change, nan=np.inf)), axis=0))
 
     def params(self) -> dict[str, float]:
         """The parameters under the names people use, to compute with."""
@@ -166,49 +171,6 @@ class FittedLaw:
             worst = np.maximum(worst, np.where(np.isfinite(values), beyond, 0.0))
         return worst
 
-    def predict(self, columns: Mapping[str, _Numbers | None], *, level: float, extrapolate: bool) -> Prediction:
-        """See `ScalingLaw.predict`."""
-        logs, shape = self.logs(columns)
-        reach = self.reach(logs)
-        if not extrapolate:
-            self._refuse_far(reach)
-            self._refuse_rising(logs, reach)
-        value, found = self.ask(lambda theta: self.form.log_loss(logs, theta), level)
-        low, high = (None, None) if found is None else (shaped(np.exp(x), shape) for x in found)
-        return Prediction(
-            value=shaped(np.exp(value), shape),
-            low=low,
-            high=high,
-            reach=None if reach is None else shaped(reach, shape),
-        )
-
-    def _refuse_far(self, reach: FloatArray | None) -> None:
-        if reach is not None and np.any(reach > _MAX_REACH):
-            ranges = "; ".join(
-                f"{name} {format_count(low)} to {format_count(high)}" for name, (low, high) in self.ranges.items()
-            )
-            raise PredictionError(
-                f"This is {reach.max():.1f} decades beyond the data ({ranges}); nothing there checks the law. "
-                "Ask nearer to the data, or say extrapolate=True and carry the risk."
-            )
-
-    def _refuse_rising(self, logs: Mapping[str, FloatArray], reach: FloatArray | None) -> None:
-        """Inside the data more tokens can hurt, and the points have shown it; beyond them it is the formula's end."""
-        beyond = np.ones(len(next(iter(logs.values()))), dtype=bool) if reach is None else reach > 0
-        for name, values in (self.form.exponents(logs, self.theta[None]) or {}).items():
-            rising = values[0][beyond & (values[0] <= 0)]
-            if len(rising):
-                raise PredictionError(
-                    f"There the exponent of {name} is {rising.min():.3g}: the law says loss rises with more of them, "
-                    "which is where its formula ends, not what a model does. Ask inside the data, or say "
-                    "extrapolate=True."
-                )
-
-
-def shaped(values: FloatArray, shape: tuple[int, ...]) -> float | FloatArray:
-    """Flat values in their shape; a float where that is ()."""
-    return float(values[0]) if shape == () else values.reshape(shape)
-
 
 def completed(form: Form, points: Points) -> tuple[Form, Points]:
     """The form and the rows it is fitted to: rows from scratch get a branch where the form diverges.
@@ -250,6 +212,7 @@ def fit_law(
         column = getattr(points, name)
         column = column[column > 0]
         ranges[name] = (float(column.min()), float(column.max())) if len(column) else (1.0, 1.0)
+    found = identify(points, fit)
     law = FittedLaw(
         form=form,
         objective=objective,
@@ -262,7 +225,10 @@ def fit_law(
         error=float(np.mean(np.abs(np.expm1(-fit.residuals)))),
         warnings=run_checks(points, fit, replicates),
         points_digest=points.digest(),
-        unidentified=identify(points, fit).lost,
+        unidentified=found.lost,
+        anchor=found.anchor,
+        moves=found.moves,
+        definitions=define(form, points),
     )
     return law, points
 
@@ -285,4 +251,5 @@ def known_law(form: Form, params: Mapping[str, float]) -> FittedLaw:
         error=None,
         warnings=(note,),
         points_digest=None,
+        definitions=define(form, None),
     )

@@ -7,6 +7,7 @@ Those directions are the null space of the Jacobian, its columns scaled; what is
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from .fitting import Fit
 from .points import Points
@@ -18,6 +19,7 @@ __all__ = ["Identifiability", "identify"]
 _SAME = 0.05
 _FLAT = 1e-6
 _STEP = 1e-5
+_UNNOTICED = 1e-3  # of a loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +31,18 @@ class Identifiability:
         combinations: what is known instead, as text: ``ln A - 11.5 alpha2``.
         cause: why, where the reason is a constant ratio such as "D2/D1"; else None.
         condition: of the scaled Jacobian, over the directions that are known.
+        anchor: (parameters,), a theta that fits about as well as the fit's, and is not extreme where that is free.
+        moves: (moves, parameters), changes of the anchor at right angles to each other that no point notices by more
+            than a thousandth of its loss; each is as large as the parameters themselves (one e-fold at least, where
+            theta is a logarithm), or smaller where points would notice.
     """
 
     lost: tuple[str, ...]
     combinations: tuple[str, ...]
     cause: str | None
     condition: float
+    anchor: FloatArray
+    moves: FloatArray
 
 
 def identify(points: Points, fit: Fit) -> Identifiability:
@@ -51,12 +59,42 @@ def identify(points: Points, fit: Fit) -> Identifiability:
     lost[seen] = np.any(np.abs(flat) > 1e-3, axis=0)
     names = np.array(fit.form.parameters)
     combinations = () if not lost.any() else _combinations(fit.form, names[seen], rows[known] * size[seen])
+    anchor, moves = _moves(points, fit, seen, flat / size[seen])
     return Identifiability(
         lost=tuple(str(name) for name in names[lost]),
         combinations=combinations,
         cause=cause if lost.any() else None,
         condition=float(singular[0] / singular[known][-1]),
+        anchor=anchor,
+        moves=moves,
     )
+
+
+def _moves(points: Points, fit: Fit, seen: npt.NDArray[np.bool_], flat: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """The flat directions, and those of parameters no point sees at all, as steps of a comparable size; and from where.
+
+    A fit may come to rest anywhere on a flat line, also at an exponent of -16, where nothing can be learnt of what
+    other places on the line would answer. So steps are made from the least extreme place on it, unless the
+    line is bent and they are no longer flat there.
+    """
+    form, logs = fit.form, points.logs(fit.form)
+    directions = np.zeros((len(flat) + int((~seen).sum()), len(form.parameters)))
+    directions[: len(flat), seen] = flat
+    directions[np.arange(len(flat), len(directions)), np.flatnonzero(~seen)] = 1
+    if not len(directions):
+        return fit.theta, directions
+    size = np.array([10.0 if name in form.positive else 0.3 for name in form.parameters])
+    along = np.linalg.lstsq((directions / size).T, -fit.theta / size, rcond=None)[0]
+    tried = []
+    for anchor in (fit.theta + along @ directions, fit.theta):
+        scale = np.maximum(np.abs(anchor), [1.0 if name in form.positive else 0.05 for name in form.parameters])
+        moves = np.linalg.qr((directions / scale).T)[0].T * scale
+        up, down = np.split(form.log_loss(logs, anchor + np.concatenate([moves, -moves])), 2)
+        noticed = np.nan_to_num(np.max(np.abs(up - down), axis=1) / 2, nan=np.inf)
+        tried.append((max(float(noticed.max()), 1e-6), anchor, moves, noticed))
+    _, anchor, moves, noticed = min(tried, key=lambda one: one[0])
+    shrink = np.minimum(1.0, _UNNOTICED / np.maximum(noticed, 1e-12))
+    return anchor, np.asarray(moves * np.maximum(shrink, 1e-6)[:, None])
 
 
 def _snapped(points: Points, form: Form) -> tuple[str | None, dict[str, FloatArray] | None]:

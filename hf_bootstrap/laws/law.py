@@ -1,33 +1,35 @@
 """`ScalingLaw`: fit a law to points, read it, ask it, keep it.
 
 The work is done by the other modules of this room: `points` reads, `fitting` fits, `resampling` and `checks`
-say how sure it is, `decisions` answers, `law_file` and `card` write it down.
+say how sure it is, `prediction` and `decisions` answer, `figures` draw, `law_folder` writes it down.
 """
 
 import html
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
 import numpy.typing as npt
 
-from ..errors import LawError, LawFileError, NotFittedError, did_you_mean
-from ..records import seal
-from ..store import write_atomic
+from ..errors import LawError, NotFittedError, did_you_mean
 from . import budgets, decisions
+from .crossover import crossover
 from .decisions import Decision
-from .fitted import FittedLaw, Prediction, fit_law, known_law, shaped
+from .fitted import FittedLaw, fit_law, known_law
 from .forms import find_form
-from .law_file import LAW_FILE, read_law, write_law
 from .points import Points
+from .prediction import Prediction, exponent, predict
+from .profiles import Profile, profile
 from .report import number, summary_text
-from .terms import FloatArray, Form
+from .saturation import NULLS, SaturationTest, saturation_test
+from .terms import Form
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["ScalingLaw"]
+
+_SETTINGS = ("form", "objective", "delta", "resamples")
 
 
 class ScalingLaw:
@@ -51,6 +53,8 @@ class ScalingLaw:
         points_: the rows, where they are at hand.
     """
 
+    _tested: SaturationTest | None  # kept for `summary`: it takes seconds
+
     def __init__(
         self, form: str | Form = "bootstrap", objective: str = "huber", delta: float = 1e-3, resamples: int = 1000
     ) -> None:
@@ -60,7 +64,12 @@ class ScalingLaw:
         self.resamples = resamples
 
     def fit(
-        self, points: Any, where: Mapping[str, Any] | None = None, columns: Mapping[str, str] | None = None
+        self,
+        points: Any,
+        where: Mapping[str, Any] | None = None,
+        columns: Mapping[str, str] | None = None,
+        *,
+        n_params_are: str | None = None,
     ) -> Self:
         """Fit the law; see `Points.read` for what points can be and which rows are used.
 
@@ -69,11 +78,33 @@ class ScalingLaw:
             FitError: points that cannot support this form.
             LawError: no form has this name.
         """
-        rows = Points.read(points, where=where, columns=columns)
+        rows = Points.read(points, where=where, columns=columns, n_params_are=n_params_are)
         law, rows = fit_law(
             find_form(self.form), rows, objective=self.objective, delta=self.delta, resamples=self.resamples
         )
         return self._learn(law, rows)
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """What the constructor was given, in scikit-learn's manner.
+
+        Args:
+            deep: makes no difference here; a form is a value, not an estimator.
+        """
+        del deep
+        return {name: getattr(self, name) for name in _SETTINGS}
+
+    def set_params(self, **params: Any) -> Self:
+        """Change what the constructor was given; a law that was fitted keeps what it learnt until the next `fit`.
+
+        Raises:
+            LawError: the constructor takes no argument of this name; then nothing is changed.
+        """
+        for name in params:
+            if name not in _SETTINGS:
+                raise LawError(f"ScalingLaw has no setting {name!r}. {did_you_mean(name, _SETTINGS)}")
+        for name, value in params.items():
+            setattr(self, name, value)
+        return self
 
     @classmethod
     def from_params(cls, form: str | Form = "bootstrap", /, **params: float) -> Self:
@@ -135,32 +166,16 @@ class ScalingLaw:
             "unique_tokens": unique_tokens,
             "mixture_ratio": mixture_ratio,
         }
-        return self.fitted.predict(asked, level=level, extrapolate=extrapolate)
+        return predict(self.fitted, asked, level=level, extrapolate=extrapolate)
 
     def exponent(self, base_tokens: npt.ArrayLike, level: float = 0.95) -> Prediction:
         """How fast the second stage lowers the loss: alpha2 - alpha3 ln D1 of the bootstrap law.
 
         Raises:
             LawError: the form has no exponent that is the same for all D2.
+            PredictionError: the points cannot tell it there.
         """
-        law = self.fitted
-        logs, shape = law.logs({"base_tokens": base_tokens, "tokens": np.ones_like(np.asarray(base_tokens, float))})
-        lost = {"alpha2", "alpha3"} & set(law.unidentified)
-        if lost:
-            raise LawError(f"These points cannot tell {', '.join(sorted(lost))} apart; summary() says why.")
-        if law.form.exponents(logs, law.theta[None]) is None:
-            raise LawError(f"The form {law.form.name!r} has no exponent of D2 at fixed D1: {law.form.formula}")
-
-        def question(theta: FloatArray) -> FloatArray:
-            exponents = law.form.exponents(logs, theta)
-            assert exponents is not None
-            return exponents["tokens"]
-
-        value, found = law.ask(question, level)
-        low, high = (None, None) if found is None else (shaped(x, shape) for x in found)
-        reach = law.reach({"base_tokens": logs["base_tokens"]})
-        far = None if reach is None else shaped(reach, shape)
-        return Prediction(value=shaped(value, shape), low=low, high=high, reach=far)
+        return exponent(self.fitted, base_tokens, level)
 
     def crossover(
         self,
@@ -172,8 +187,8 @@ class ScalingLaw:
         count_base_cost: bool = False,
         tokens: float | None = None,
     ) -> Decision:
-        """Up to how many second-stage tokens reuse beats training from scratch; see `decisions.crossover`."""
-        return decisions.crossover(
+        """Up to how many second-stage tokens reuse beats training from scratch; see `crossover.crossover`."""
+        return crossover(
             self.fitted,
             scratch=None if scratch is None else scratch.fitted,
             base_tokens=base_tokens,
@@ -183,39 +198,113 @@ class ScalingLaw:
             tokens=tokens,
         )
 
-    def best_split(self, *, flops: float, n_params_base: float, n_params: float | None = None) -> Decision:
+    def best_split(
+        self,
+        *,
+        flops: float,
+        n_params_base: float,
+        n_params: float | None = None,
+        unique_tokens: float | None = None,
+        mixture_ratio: float | None = None,
+    ) -> Decision:
         """How many of a budget's tokens to give the base; see `budgets.best_split`."""
-        return budgets.best_split(self.fitted, flops=flops, n_params_base=n_params_base, n_params=n_params)
+        return budgets.best_split(
+            self.fitted,
+            flops=flops,
+            n_params_base=n_params_base,
+            n_params=n_params,
+            unique_tokens=unique_tokens,
+            mixture_ratio=mixture_ratio,
+        )
 
-    def tokens_for(self, *, loss: float, base_tokens: float | None = None, n_params: float | None = None) -> Decision:
+    def tokens_for(
+        self,
+        *,
+        loss: float,
+        base_tokens: float | None = None,
+        n_params: float | None = None,
+        unique_tokens: float | None = None,
+        mixture_ratio: float | None = None,
+    ) -> Decision:
         """The tokens after which the law is at `loss`; see `decisions.tokens_for`."""
-        return decisions.tokens_for(self.fitted, loss=loss, base_tokens=base_tokens, n_params=n_params)
+        return decisions.tokens_for(
+            self.fitted,
+            loss=loss,
+            base_tokens=base_tokens,
+            n_params=n_params,
+            unique_tokens=unique_tokens,
+            mixture_ratio=mixture_ratio,
+        )
 
-    def compute_optimal(self, *, flops: float, base_tokens: float | None = None) -> Decision:
+    def compute_optimal(
+        self,
+        *,
+        flops: float,
+        base_tokens: float | None = None,
+        unique_tokens: float | None = None,
+        mixture_ratio: float | None = None,
+    ) -> Decision:
         """The model size that gets the least loss from a budget; see `budgets.compute_optimal`."""
-        return budgets.compute_optimal(self.fitted, flops=flops, base_tokens=base_tokens)
+        return budgets.compute_optimal(
+            self.fitted,
+            flops=flops,
+            base_tokens=base_tokens,
+            unique_tokens=unique_tokens,
+            mixture_ratio=mixture_ratio,
+        )
 
     def saturation(self) -> Decision:
         """The base tokens at which the second stage's exponent reaches 0; see `decisions.saturation`."""
         return decisions.saturation(self.fitted)
 
-    def summary(self) -> str:
-        """The law as a page of text: parameters with intervals, and numbered warnings."""
-        return summary_text(self.fitted)
+    def saturation_test(self, nulls: Sequence[str | Form] = NULLS, n: int = 200, **options: Any) -> SaturationTest:
+        """Whether alpha3 > 0 means saturation, against laws without it; see `saturation.saturation_test`.
 
-    def plot(self) -> "Figure":
-        """The paper's three panels where the form has exponents, else the law's curves through its points.
+        Args:
+            nulls: forms without saturation.
+            n: draws for each.
+            **options: `steps` of the profile of alpha3 and E, `seed` of the draws.
+        """
+        return saturation_test(self, nulls, n, **options)
+
+    def profile(
+        self, *names: str, values: Mapping[str, Sequence[float]] | None = None, steps: int | None = None
+    ) -> Profile:
+        """How well the law fits with one or two parameters held, by default alpha3 and E; see `profiles.profile`."""
+        return profile(self, *names, values=values, steps=steps)
+
+    def summary(self, nulls: bool | None = None) -> str:
+        """The law as a page of text: parameters with intervals, what alpha3 means, and numbered warnings.
+
+        Args:
+            nulls: whether to hold alpha3 against laws without saturation (`saturation_test`, seconds, once for each
+                fit). By default where that can be done: the form is "bootstrap" and its points are at hand.
 
         Raises:
-            LawError: there are no points at hand to draw.
+            LawError: `nulls` is true and it cannot be done.
         """
-        from .figures import loss_curves, three_panels
-
         law = self.fitted
-        if not {"base_tokens", "tokens"} <= set(law.form.columns):
-            raise LawError(f"The form {law.form.name!r} has one stage; there are no stages to draw.")
-        logs, _ = law.logs({"base_tokens": 1e6, "tokens": 1e6, "n_params": 1e6})
-        return loss_curves(self) if law.form.exponents(logs, law.theta[None]) is None else three_panels(self)
+        if nulls is None:
+            nulls = law.form.name == "bootstrap" and "alpha3" not in law.unidentified and self.points_ is not None
+        if nulls and self._tested is None:
+            self._tested = self.saturation_test()
+        return summary_text(law, self._tested if nulls else None)
+
+    def plot(self, kind: str | None = None) -> "Figure":
+        """The law and its points as a figure.
+
+        Args:
+            kind: "three_panels" (the founding paper's: slices, exponents, factors), "loss_curves" (loss against tokens,
+                with bands), "residuals" (against every column and the prediction), or "held_out" (the largest runs
+                predicted from the others). By default the three panels where the form has exponents at fixed D1,
+                else the curves.
+
+        Raises:
+            LawError: no such kind, no points at hand to draw, or nothing of this kind in this form.
+        """
+        from .figures import draw
+
+        return draw(self, kind)
 
     def _repr_html_(self) -> str:
         """The summary for a notebook: escaped text, no scripts."""
@@ -229,16 +318,9 @@ class ScalingLaw:
             LawError: the form has no name.
             StoreError: the folder cannot be written.
         """
-        from .card import card_text
-        from .figures import save_figures
+        from .law_folder import write_folder
 
-        folder = Path(folder)
-        names = []
-        if self.points_ is not None:
-            _write_points(self.points_, folder)
-            names = save_figures(self, folder / "figures")
-        write_atomic(folder / "README.md", card_text(self, names))
-        write_law(self.fitted, folder / LAW_FILE)
+        write_folder(self, folder)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:
@@ -247,10 +329,12 @@ class ScalingLaw:
         Raises:
             LawFileError: the law, or the points beside it, are missing, changed or of another version.
         """
-        law = read_law(Path(folder) / LAW_FILE)
+        from .law_folder import read_folder
+
+        law, points = read_folder(folder)
         form = getattr(law.form, "inner", law.form)
         objective, delta = ("huber", 1e-3) if law.objective == "given" else (law.objective, law.delta)
-        return cls(form.name, objective, delta)._learn(law, _read_points(Path(folder), law))
+        return cls(form.name, objective, delta)._learn(law, points)
 
     def __repr__(self) -> str:
         if "_law" not in self.__dict__:
@@ -260,6 +344,7 @@ class ScalingLaw:
 
     def _learn(self, law: FittedLaw, points: Points | None) -> Self:
         self._law = law
+        self._tested = None
         self.points_: Points | None = points
         self.params_ = law.known_params()
         self.n_points_ = law.n_points
@@ -267,24 +352,3 @@ class ScalingLaw:
         intervals = {name: law.interval(name, 0.683) for name in self.params_}
         self.stderr_ = {n: None if found is None else (found[1] - found[0]) / 2 for n, found in intervals.items()}
         return self
-
-
-def _write_points(points: Points, folder: Path) -> None:
-    for name in ("points.jsonl", "points.csv"):
-        (folder / name).unlink(missing_ok=True)
-    if points.records is None:
-        write_atomic(folder / "points.csv", points.to_csv())
-    else:
-        write_atomic(folder / "points.jsonl", "".join(seal(record.to_dict()) + "\n" for record in points.records))
-
-
-def _read_points(folder: Path, law: FittedLaw) -> Points | None:
-    for name in ("points.jsonl", "points.csv"):
-        if (folder / name).exists():
-            points = Points.read(folder / name)
-            if points.digest() != law.points_digest:
-                raise LawFileError(
-                    f"{folder / name} does not hold the points this law was fitted to. Fit again, or remove the file."
-                )
-            return points
-    return None

@@ -13,6 +13,7 @@ import numpy as np
 from .. import __version__
 from ..errors import LawError, LawFileError
 from ..store import write_atomic
+from .definitions import Definition
 from .fitted import FittedLaw
 from .forms import FORMS
 from .resampling import Replicates
@@ -48,6 +49,9 @@ def write_law(law: FittedLaw, path: str | Path) -> None:
         "objective": law.objective,
         "delta": law.delta if math.isfinite(law.delta) else None,
         "units": {"tokens": "raw counts", "n_params": "raw counts", "loss": "nats per token", "log": "natural"},
+        "definitions": {
+            name: {"value": found.value, "reason": found.reason} for name, found in law.definitions.items()
+        },
         "params": law.known_params(),
         "parameters": list(law.form.parameters),
         "theta": law.theta.tolist(),
@@ -57,6 +61,8 @@ def write_law(law: FittedLaw, path: str | Path) -> None:
         "error": law.error,
         "warnings": list(law.warnings),
         "unidentified": list(law.unidentified),
+        "anchor": (law.theta if law.anchor is None else law.anchor).tolist(),
+        "moves": [] if law.moves is None else law.moves.tolist(),
         "points_sha256": law.points_digest,
         "versions": {"hf_bootstrap": __version__, "numpy": np.__version__},
         "replicates": {
@@ -141,6 +147,12 @@ def _build(record: dict[str, Any]) -> FittedLaw:
     unidentified = tuple(str(name) for name in record["unidentified"])
     if set(unidentified) - set(form.parameters):
         raise ValueError(f"unidentified are {unidentified!r}, which the form does not have")
+    anchor = np.array(record["anchor"], dtype=float)
+    if anchor.shape != (k,) or not np.all(np.isfinite(anchor)):
+        raise ValueError("the anchor is not finite numbers, one for each name")
+    moves = np.array(record["moves"], dtype=float).reshape(-1, k) if record["moves"] else np.empty((0, k))
+    if len(moves) != len(record["moves"]) or not np.all(np.isfinite(moves)) or bool(unidentified) != bool(len(moves)):
+        raise ValueError("the moves do not fit the unidentified parameters")
     return FittedLaw(
         form=form,
         objective=str(record["objective"]),
@@ -161,4 +173,15 @@ def _build(record: dict[str, Any]) -> FittedLaw:
         warnings=tuple(str(sentence) for sentence in record["warnings"]),
         points_digest=record["points_sha256"],
         unidentified=unidentified,
+        anchor=anchor,
+        moves=moves,
+        definitions={str(name): _definition(found) for name, found in record["definitions"].items()},
     )
+
+
+def _definition(found: dict[str, Any]) -> Definition:
+    value, reason = found["value"], found["reason"]
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (isinstance(value, str) or (number and 0 < value < math.inf) or (value is None and isinstance(reason, str))):
+        raise ValueError(f"a definition is {found!r}")
+    return Definition(value=float(value) if number else value, reason=None if reason is None else str(reason))

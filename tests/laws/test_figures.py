@@ -6,7 +6,8 @@ from matplotlib.figure import Figure
 
 from hf_bootstrap import ScalingLaw, compare_forms
 from hf_bootstrap.errors import LawError
-from hf_bootstrap.laws.figures import form_table, loss_curves, null_figure, profile_figure, three_panels
+from hf_bootstrap.laws.check_figures import form_table, null_figure, profile_figure
+from hf_bootstrap.laws.figures import loss_curves, three_panels
 from hf_bootstrap.laws.profiles import profile
 from hf_bootstrap.laws.saturation import null_test
 

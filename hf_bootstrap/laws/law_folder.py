@@ -1,0 +1,65 @@
+"""A law's folder: `law.json`, the points it was fitted to, a card and figures; and back.
+
+What stands in `law.json` is the business of `law_file`, what the card says that of `card`.
+"""
+
+from pathlib import Path
+
+from ..errors import LawFileError
+from ..records import seal
+from ..store import write_atomic
+from .card import card_text
+from .fitted import FittedLaw, LawLike
+from .law_file import LAW_FILE, read_law, write_law
+from .points import Points
+
+__all__ = ["read_folder", "write_folder"]
+
+
+def write_folder(law: LawLike, folder: str | Path) -> None:
+    """Write all that is known of a law into a folder; `law.json` last.
+
+    Raises:
+        LawError: the form has no name.
+        StoreError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    names: list[str] = []
+    if law.points_ is not None:
+        from .figures import save_figures
+
+        _write_points(law.points_, folder)
+        names = save_figures(law, folder / "figures")
+    write_atomic(folder / "README.md", card_text(law, names))
+    write_law(law.fitted, folder / LAW_FILE)
+
+
+def read_folder(folder: str | Path) -> tuple[FittedLaw, Points | None]:
+    """The law of a folder, and its points where they lie beside it.
+
+    Raises:
+        LawFileError: the law, or the points beside it, are missing, changed or of another version.
+    """
+    law = read_law(Path(folder) / LAW_FILE)
+    return law, _read_points(Path(folder), law)
+
+
+def _write_points(points: Points, folder: Path) -> None:
+    for name in ("points.jsonl", "points.csv"):
+        (folder / name).unlink(missing_ok=True)
+    if points.records is None:
+        write_atomic(folder / "points.csv", points.to_csv())
+    else:
+        write_atomic(folder / "points.jsonl", "".join(seal(record.to_dict()) + "\n" for record in points.records))
+
+
+def _read_points(folder: Path, law: FittedLaw) -> Points | None:
+    for name in ("points.jsonl", "points.csv"):
+        if (folder / name).exists():
+            points = Points.read(folder / name)
+            if points.digest() != law.points_digest:
+                raise LawFileError(
+                    f"{folder / name} does not hold the points this law was fitted to. Fit again, or remove the file."
+                )
+            return points
+    return None
