@@ -21,9 +21,9 @@ from ..units import format_bytes
 from .checkpoint import Checkpoint, Entry, open_checkpoint
 from .config import GrowthConfig
 from .forecast import free_memory
+from .job import GROWTH_FILE, GrowthJob, prepare_growth
 from .operators import sum_copies
 from .recipe import Recipe
-from .stream import GROWTH_FILE, GrowthJob, prepare_growth
 from .verify import VerifyReport, verify_growth
 from .writer import check_values, hash_file, read_rows
 

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from hf_bootstrap import grow_checkpoint
 from hf_bootstrap.errors import BootstrapError, GrowthError, StoreError, UnsupportedModelError
 from hf_bootstrap.growth import recipe as recipes
-from hf_bootstrap.growth import stream, writer
+from hf_bootstrap.growth import staging, stream, writer
 from hf_bootstrap.growth.bootstrap import bootstrap_from_pretrained
 from hf_bootstrap.growth.checkpoint import open_checkpoint
 from hf_bootstrap.growth.config import GrowthConfig
@@ -216,7 +216,7 @@ def test_no_growth_and_no_room_are_refused(base, tmp_path, monkeypatch):
     refused(base, tmp_path / "grown", GrowthConfig(), GrowthError, "no growth")
     with pytest.raises(GrowthError, match="max_shard_size"):
         grow_checkpoint(base, tmp_path / "grown", WIDER, max_shard_size=0)
-    monkeypatch.setattr(stream.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 5, 5))
+    monkeypatch.setattr(staging.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 5, 5))
     refused(base, tmp_path / "grown", error=StoreError, match="free some|5 bytes are free")
 
 
@@ -298,7 +298,7 @@ from hf_bootstrap import GrowthConfig
 from hf_bootstrap.growth.architecture import build_meta, named_tensors
 from hf_bootstrap.growth.forecast import forecast_growth
 from hf_bootstrap.growth.layout import lay_out, shard_index
-from hf_bootstrap.growth.stream import prepare_growth
+from hf_bootstrap.growth.job import prepare_growth
 folder = Path(sys.argv[1])
 config = LlamaConfig(hidden_size=8192, intermediate_size=28672, num_hidden_layers=80, num_attention_heads=64,
                      num_key_value_heads=8, vocab_size=128256, dtype="bfloat16")
