@@ -6,18 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig
 
 from ..errors import GrowthError, UnsupportedModelError
 from ..records import canonical_json
 from ..store import read_json
-from .architecture import build_meta, find_ties, named_tensors
-from .checkpoint import Checkpoint, Match, check_regular, match_tensors, open_checkpoint
+from .architecture import build_meta, named_tensors
+from .checkpoint import Checkpoint, Match, match_tensors, open_checkpoint, real_file
 from .config import GrowthConfig
+from .hub_layout import HubLayout, Part, hub_layout
 from .layout import INDEX_NAME, Shard, lay_out, shard_limit
 from .plan import GrowthPlan, plan_growth
 from .recipe import Recipe
+from .tensors import StoredTensors
 
 __all__ = ["GROWTH_FILE", "GrowthJob", "prepare_growth"]
 
@@ -33,14 +34,17 @@ class GrowthJob:
     """A growth on disk, worked out in full before a byte is written.
 
     Attributes:
-        checkpoint, match: the source and which of its entries are which tensors.
-        plan: the growth; recipes: its recipes by the name of the tensor on disk; shards: the files it will fill.
+        checkpoint, match: the source and which of its entries are which tensors on disk.
+        source: its tensors by the names they have in memory; target: where those of the grown model go on disk.
+        plan: the growth; recipes: its recipes by the name of the grown tensor in memory; shards: the files it fills.
         carried, left_behind: names of the source's other files that will be copied, and that will not.
         fingerprint: SHA-256 of everything that decides the result.
     """
 
     checkpoint: Checkpoint
     match: Match
+    source: StoredTensors
+    target: HubLayout
     plan: GrowthPlan
     recipes: Mapping[str, Recipe]
     shards: tuple[Shard, ...]
@@ -69,21 +73,26 @@ def prepare_growth(
     model_config = _open_config(checkpoint.folder)
     plan = plan_growth(model_config, config)
     model = build_meta(model_config)
-    names, grown_names = _names_on_disk(model), _names_on_disk(build_meta(plan.target_config))
-    found = match_tensors(
+    layout, target = _accepted(hub_layout(model), checkpoint), hub_layout(build_meta(plan.target_config))
+    match = match_tensors(
         checkpoint,
-        {names[name]: tuple(tensor.shape) for name, tensor in named_tensors(model).items()},
-        {names[name]: names[first] for name, first in find_ties(model).items()},
+        layout.shapes,
+        layout.ties,
         prefix=model.base_model_prefix,
         ignored=model._keys_to_ignore_on_load_unexpected or (),
     )
-    match = replace(found, entries={name: found.entries[names[name]] for name in named_tensors(model)})
-    recipes = {grown_names[recipe.target]: recipe for recipe in plan.recipes}
-    shards = lay_out(((name, match.entries[r.source].dtype, r.shape) for name, r in recipes.items()), limit)
+    shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()}
+    tensors = StoredTensors(checkpoint=checkpoint, parts=layout.parts, entries=match.entries, shapes=shapes)
+    recipes = {recipe.target: recipe for recipe in plan.recipes}
+    shards = lay_out(
+        ((name, _dtype(name, target, recipes, tensors), shape) for name, shape in target.shapes.items()), limit
+    )
     carried, left_behind = _other_files(checkpoint)
     return GrowthJob(
         checkpoint=checkpoint,
         match=match,
+        source=tensors,
+        target=target,
         plan=plan,
         recipes=recipes,
         shards=shards,
@@ -94,8 +103,7 @@ def prepare_growth(
 
 
 def _open_config(folder: Path) -> PreTrainedConfig:
-    check_regular(folder / "config.json")
-    record = read_json(folder / "config.json")
+    record = read_json(real_file(folder / "config.json"))
     if record.get("quantization_config"):
         raise UnsupportedModelError(
             f"{folder} is quantised; the shares of a quantised weight cannot add up to it. Take the original weights."
@@ -109,26 +117,22 @@ def _open_config(folder: Path) -> PreTrainedConfig:
     return config
 
 
-def _names_on_disk(model: PreTrainedModel) -> dict[str, str]:
-    """The name `save_pretrained` gives to each tensor, tied ones included.
+def _dtype(stored: str, target: HubLayout, recipes: Mapping[str, Recipe], source: StoredTensors) -> str:
+    found = {source.dtype(recipes[part.tensor].source) for part in target.stored[stored]}
+    if len(found) > 1:
+        raise GrowthError(f"{stored} is made of tensors of different dtypes ({', '.join(sorted(found))}).")
+    return found.pop()
 
-    Raises:
-        UnsupportedModelError: on disk the architecture has other tensors than in memory, not only other names, and
-            growth is planned for those in memory.
-    """
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightConverter, revert_weight_conversion
 
-    transforms = get_model_conversion_mapping(model, add_legacy=False)
-    if converters := [t for t in transforms if isinstance(t, WeightConverter)]:
-        raise UnsupportedModelError(
-            f"{model.config.model_type} is stored in another layout than it runs in ({converters[0].source_patterns[0]}"
-            f" becomes {converters[0].target_patterns[0]}), which growth on disk does not handle. "
-            "bootstrap_from_pretrained grows it in memory."
-        )
-    marks = {name: torch.empty(0, device="meta") for name in (*named_tensors(model), *find_ties(model))}
-    stored = {id(mark): name for name, mark in revert_weight_conversion(model, dict(marks)).items()}
-    return {name: stored[id(mark)] for name, mark in marks.items()}
+def _accepted(layout: HubLayout, checkpoint: Checkpoint) -> HubLayout:
+    """The layout of a source: a tensor that lies there under the name and in the shape it has in memory is taken so."""
+    parts = dict(layout.parts)
+    for name, found in layout.parts.items():
+        if name in checkpoint.entries and not any(part.stored in checkpoint.entries for part in found):
+            box = tuple((0, length) for length in checkpoint.entries[name].shape)
+            parts[name] = (Part(tensor=name, stored=name, box=box),)
+    shapes = {part.stored: layout.shapes.get(part.stored, part.shape) for found in parts.values() for part in found}
+    return replace(layout, parts=parts, shapes=shapes)
 
 
 def _other_files(checkpoint: Checkpoint) -> tuple[tuple[str, ...], tuple[str, ...]]:

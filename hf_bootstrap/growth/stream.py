@@ -112,7 +112,7 @@ def grow_checkpoint(
     with working_in(hidden, target, job) as work:
         folder = work / "model"
         folder.mkdir(exist_ok=True)
-        hashes = write_shards(job.checkpoint, job.match, job.plan, job.recipes, job.shards, folder, job.fingerprint)
+        hashes = write_shards(job, folder)
         report = _report(job, target, hashes)
         _write_the_rest(job, folder, report)
         _check_structure(job, folder)
@@ -155,7 +155,7 @@ def _report(job: GrowthJob, target: Path, hashes: dict[str, str]) -> GrowthRepor
 
 def _write_the_rest(job: GrowthJob, folder: Path, report: GrowthReport) -> None:
     for name in job.carried:
-        write_atomic(folder / name, (job.checkpoint.folder / name).read_bytes())
+        write_atomic(folder / name, job.checkpoint.path(name).read_bytes())
     if (index := shard_index(job.shards)) is not None:
         write_json(folder / INDEX_NAME, index)
     config = job.plan.target_config
@@ -168,7 +168,7 @@ def _write_the_rest(job: GrowthJob, folder: Path, report: GrowthReport) -> None:
         "kind": "growth",
         "fingerprint": job.fingerprint,
         "plan": job.plan.to_dict(),
-        "source_files": {name: os.stat(job.checkpoint.folder / name).st_size for name in job.checkpoint.files},
+        "source_files": {name: os.stat(job.checkpoint.path(name)).st_size for name in job.checkpoint.files},
         "files": {shard.name: {"bytes": shard.size, "sha256": report.files[shard.name]} for shard in job.shards},
         "report": {**report.to_dict(), "target": None},
     }

@@ -18,14 +18,15 @@ from transformers import AutoModelForCausalLM
 from ..errors import CorruptFileError, GrowthError, VerificationError
 from ..store import read_json
 from ..units import format_bytes
-from .checkpoint import Checkpoint, Entry, open_checkpoint
+from .checkpoint import Checkpoint, open_checkpoint
 from .config import GrowthConfig
 from .forecast import free_memory
 from .job import GROWTH_FILE, GrowthJob, prepare_growth
 from .operators import sum_copies
 from .recipe import Recipe
+from .tensors import StoredTensors
 from .verify import VerifyReport, verify_growth
-from .writer import check_values, hash_file, read_rows
+from .writer import check_values, hash_file
 
 __all__ = ["FilesReport", "verify_checkpoint"]
 
@@ -90,9 +91,12 @@ def verify_checkpoint(
     after = open_checkpoint(grown)
     job = prepare_growth(source, _recorded_growth(grown))
     _check_names(job, after)
-    check_values(grown, after.entries.values())
+    check_values(after, after.entries.values())
     hashes, notes = _compare_hashes(after)
-    worst, wrong = _compare_weights(job, after)
+    shapes = {name: recipe.shape for name, recipe in job.recipes.items()}
+    stored = StoredTensors(checkpoint=after, parts=job.target.parts, entries=after.entries, shapes=shapes)
+    with job.source, stored:
+        worst, wrong = _compare_weights(job, stored)
     function, reason = _compare_functions(job, grown, text_ids)
     report = FilesReport(
         passed=hashes is not False and (not wrong or not job.plan.growth.shares_add_up),
@@ -137,47 +141,40 @@ def _compare_hashes(after: Checkpoint) -> tuple[bool | None, list[str]]:
         stated = {str(name): record["sha256"] for name, record in dict(files or {}).items()}
     except (TypeError, KeyError, ValueError) as error:
         raise CorruptFileError(f"{path} states no hashes. It was not written by a growth.") from error
-    return stated == {name: hash_file(after.folder / name) for name in after.files}, []
+    return stated == {name: hash_file(after.path(name)) for name in after.files}, []
 
 
-def _compare_weights(job: GrowthJob, after: Checkpoint) -> tuple[float, list[str]]:
+def _compare_weights(job: GrowthJob, after: StoredTensors) -> tuple[float, list[str]]:
     """(largest relative error of summed shares, tensors beyond rounding)."""
     worst, wrong = 0.0, []
     for name, recipe in job.recipes.items():
-        error, epsilon = _tensor_error(job, after, recipe, after.entries[name])
+        error, epsilon = _tensor_error(job.source, after, recipe)
         worst = max(worst, error) if not math.isnan(error) else error
         if not error <= 4 * epsilon:
             wrong.append(name)
     return worst, wrong
 
 
-def _tensor_error(job: GrowthJob, after: Checkpoint, recipe: Recipe, entry: Entry) -> tuple[float, float]:
-    origin = job.match.entries[recipe.source]
-    old = os.open(job.checkpoint.folder / origin.file, os.O_RDONLY | os.O_NOFOLLOW)
-    new = os.open(after.folder / entry.file, os.O_RDONLY | os.O_NOFOLLOW)
+def _tensor_error(source: StoredTensors, after: StoredTensors, recipe: Recipe) -> tuple[float, float]:
     worst, epsilon = 0.0, 0.0
-    try:
-        for start, stop in recipe.blocks():
-            before = read_rows(old, origin, start, stop)
-            epsilon = torch.finfo(before.dtype).eps if before.is_floating_point() else 0.0
-            if not recipe.axes:
-                found, expected = read_rows(new, entry, start, stop).double(), recipe.expected_sum(before)
-            else:
-                found, expected = _fold(recipe, before, start, new, entry)
-            if before.numel():
-                size = max(before.double().abs().max().item(), abs(recipe.offset), torch.finfo(torch.float64).tiny)
-                worst = max(worst, (found - expected).abs().max().item() / size)
-    finally:
-        os.close(old)
-        os.close(new)
+    for start, stop in recipe.blocks():
+        before = source.rows(recipe.source, start, stop)
+        epsilon = torch.finfo(before.dtype).eps if before.is_floating_point() else 0.0
+        if not recipe.shape:
+            found, expected = after.tensor(recipe.target).double(), recipe.expected_sum(before)
+        else:
+            found, expected = _fold(recipe, before, start, after)
+        if before.numel():
+            size = max(before.double().abs().max().item(), abs(recipe.offset), torch.finfo(torch.float64).tiny)
+            worst = max(worst, (found - expected).abs().max().item() / size)
     return worst, epsilon
 
 
-def _fold(recipe: Recipe, before: Tensor, start: int, new: int, entry: Entry) -> tuple[Tensor, Tensor]:
+def _fold(recipe: Recipe, before: Tensor, start: int, after: StoredTensors) -> tuple[Tensor, Tensor]:
     """(summed shares of the grown rows that come from some rows of the source, what they should sum to); float64."""
     positions, expected = recipe.expected_rows(before, start)
     first, last = int(positions[0]), int(positions[-1]) + 1
-    grown = read_rows(new, entry, first, last)[positions - first].double()
+    grown = after.rows(recipe.target, first, last)[positions - first].double()
     index = None if recipe.reads is None else recipe.index(recipe.reads)
     if recipe.reads is None or index is None:
         return grown, expected
