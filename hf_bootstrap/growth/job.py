@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from transformers import AutoConfig, PreTrainedConfig
 
 from ..errors import GrowthError, UnsupportedModelError
@@ -27,6 +28,8 @@ GROWTH_FILE = "growth.json"
 # What travels with the weights unchanged: tokenizers, templates, generation settings, and remote code (never run).
 _CARRIED = (".json", ".txt", ".model", ".jinja", ".py", ".tiktoken", ".vocab", ".spm")
 _NOT_CARRIED = ("config.json", INDEX_NAME, GROWTH_FILE, "growth_config.json", "trainer_state.json", "complete.json")
+# As safetensors spells them.
+_FLOATS = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32", torch.float64: "F64"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,10 +121,16 @@ def _open_config(folder: Path) -> PreTrainedConfig:
 
 
 def _dtype(stored: str, target: HubLayout, recipes: Mapping[str, Recipe], source: StoredTensors) -> str:
-    found = {source.dtype(recipes[part.tensor].source) for part in target.stored[stored]}
+    made = [recipes[part.tensor] for part in target.stored[stored]]
+    found = {_stored_dtype(recipe, source.dtype(recipe.source)) for recipe in made}
     if len(found) > 1:
         raise GrowthError(f"{stored} is made of tensors of different dtypes ({', '.join(sorted(found))}).")
     return found.pop()
+
+
+def _stored_dtype(recipe: Recipe, dtype: str) -> str:
+    """What a grown tensor is stored in: as its source, unless the growth asks for another type of float."""
+    return _FLOATS[recipe.dtype] if recipe.dtype is not None and dtype in _FLOATS.values() else dtype
 
 
 def _accepted(layout: HubLayout, checkpoint: Checkpoint) -> HubLayout:

@@ -22,7 +22,6 @@ from .checkpoint import Checkpoint, open_checkpoint
 from .config import GrowthConfig
 from .forecast import free_memory
 from .job import GROWTH_FILE, GrowthJob, prepare_growth
-from .operators import sum_copies
 from .recipe import Recipe
 from .tensors import StoredTensors
 from .verify import VerifyReport, verify_growth
@@ -159,7 +158,7 @@ def _tensor_error(source: StoredTensors, after: StoredTensors, recipe: Recipe) -
     worst, epsilon = 0.0, 0.0
     for start, stop in recipe.blocks():
         before = source.rows(recipe.source, start, stop)
-        epsilon = torch.finfo(before.dtype).eps if before.is_floating_point() else 0.0
+        epsilon = torch.finfo(recipe.dtype or before.dtype).eps if before.is_floating_point() else 0.0
         if not recipe.shape:
             found, expected = after.tensor(recipe.target).double(), recipe.expected_sum(before)
         else:
@@ -175,12 +174,7 @@ def _fold(recipe: Recipe, before: Tensor, start: int, after: StoredTensors) -> t
     positions, expected = recipe.expected_rows(before, start)
     first, last = int(positions[0]), int(positions[-1]) + 1
     grown = after.rows(recipe.target, first, last)[positions - first].double()
-    index = None if recipe.reads is None else recipe.index(recipe.reads)
-    if recipe.reads is None or index is None:
-        return grown, expected
-    if recipe.reads == 0:
-        return sum_copies(grown, 0, index[positions] - start, len(before)), expected
-    return sum_copies(grown, recipe.reads, index, before.shape[recipe.reads]), expected
+    return recipe.fold_rows(grown, positions, start, len(before)), expected
 
 
 def _compare_functions(job: GrowthJob, grown: Path, text_ids: Sequence[int] | None) -> tuple[VerifyReport | None, str]:

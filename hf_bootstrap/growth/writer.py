@@ -57,7 +57,8 @@ class _Work:
         if (recipe.target, start) not in self.hot:
             self.hot.clear()
             rows, plan = self.job.source.rows(recipe.source, start, stop), self.job.plan
-            self.hot[recipe.target, start] = recipe.grow_rows(rows, start, plan.operator, plan.growth.seed)
+            after = None if recipe.after is None else self.job.source.rows(recipe.after, start, stop)
+            self.hot[recipe.target, start] = recipe.grow_rows(rows, start, plan.operator, plan.growth.seed, after)
         return self.hot[recipe.target, start]
 
 
