@@ -19,25 +19,22 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import UnsupportedModelError
 from ..units import format_count
-from .anatomy import Segment, TensorAnatomy, probe_axes
+from .anatomy import Segment, TensorAnatomy
 from .architecture import build_meta, find_ties, named_tensors
 from .config import GrowthConfig
-from .corrections import AS_IT_IS, Correction, silent_corrections, table_corrections
+from .corrections import AS_IT_IS, Correction, silent_corrections
 from .depth import Layers, check_layers_alike, deeper_config, find_layers
-from .operators import Operator, WidthMethod, width_method
-from .padding import fills_of, norm_corrections, norm_epsilons, separate_parts, subtracts_mean, unequal_epsilons
+from .learning_rate import LearningRateAdvice, advise_learning_rate
+from .operators import Operator, width_method
 from .recipe import Recipe
-from .sizes import DIMENSIONS, changed_config, dimension_field, field_value, head_width, text_part, wider_fields
+from .sizes import dimension_field, field_value
+from .widening import checked_factors, widen
 
 __all__ = ["NEARLY", "GrowthPlan", "count_parameters", "describe_growth", "plan_growth"]
 
 # The drift of logits, relative to the largest, allowed where a plan names deviations. (Epsilons that differ by 1e-5 of
 # a mean square of about one move a norm by 1e-5; a wrong map moves logits by more than 1e-2.)
 NEARLY = 1e-3
-
-# What shapes cannot say about which dimensions go together; found by certification (docs/architectures.md).
-_ONE_HEAD_COUNT: tuple[str, ...] = ()
-_HEADS_ARE_HIDDEN = ("helium", "olmoe")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +71,12 @@ class GrowthPlan:
         """The width method as a function."""
         return width_method(self.growth.width_method)
 
+    @property
+    def learning_rate(self) -> LearningRateAdvice:
+        """What the learning rate should become, and why."""
+        fresh = width_method(self.growth.width_method).fresh
+        return advise_learning_rate(self.recipes, deeper=self.growth.grows_depth, fresh=fresh)
+
     def __str__(self) -> str:
         before, after = self.source_config, self.target_config
         lines = [f"Growth of {before.model_type}"]
@@ -99,6 +102,7 @@ class GrowthPlan:
             "  function                " + ("kept" if self.growth.keeps_function else "changed, or not promised")
         )
         lines += [f"                          nearly: {why}" for why in self.deviations]
+        lines.append(f"  learning rate           {self.learning_rate}")
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -115,6 +119,7 @@ class GrowthPlan:
             "n_params_non_embedding_source": self.n_params_non_embedding_source,
             "n_params_non_embedding": self.n_params_non_embedding,
             "deviations": list(self.deviations),
+            "learning_rate": self.learning_rate.to_dict(),
             "recipes": [recipe.to_dict() for recipe in self.recipes],
         }
 
@@ -143,13 +148,13 @@ def plan_growth(
         config.dtype = getattr(torch, growth.dtype)
     layers = find_layers(config, model_class)
     layer_map, method = growth.layers(layers.count), width_method(growth.width_method)
-    factors = _factors(config, growth, method, factors)
+    factors = checked_factors(config, growth, method, factors)
     source = build_meta(config, model_class)
     deep = source
     if growth.grows_depth:
         deep = build_meta(deeper_config(config, layers, layer_map), model_class)
         check_layers_alike(source, deep, layers, layer_map)
-    wide = _widen(deep, config, model_class, factors, method, layers)
+    wide = widen(deep, config, model_class, factors, method, layers)
     anatomies = wide.anatomies
     if growth.grows_depth:
         anatomies = {**anatomies, **_per_layer_tensors(source, deep, layers, layer_map)}
@@ -179,64 +184,6 @@ def plan_growth(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Wide:
-    """What width growth adds to a plan."""
-
-    model: PreTrainedModel
-    anatomies: Mapping[str, TensorAnatomy]
-    corrections: Mapping[str, Correction]
-    fills: Mapping[str, tuple[str, ...]]
-    deviations: tuple[str, ...]
-
-
-def _widen(
-    deep: PreTrainedModel,
-    config: PreTrainedConfig,
-    model_class: type[PreTrainedModel] | None,
-    factors: Mapping[str, int | Fraction],
-    method: WidthMethod,
-    layers: Layers,
-) -> _Wide:
-    if all(factor == 1 for factor in factors.values()):
-        return _Wide(model=deep, anatomies={}, corrections={}, fills={}, deviations=())
-    anatomies = probe_axes(config, model_class)
-    target = _wider_config(deep.config, anatomies, factors)
-    grown = build_meta(target, model_class)
-    scales = table_corrections(deep, grown, layers, factors, copies=not method.fresh)
-    if not method.fresh:
-        return _Wide(model=grown, anatomies=anatomies, corrections=scales, fills={}, deviations=())
-    source = build_meta(config, model_class)
-    anatomies = separate_parts(config, anatomies, factors)
-    grown = build_meta(changed_config(target, norm_epsilons(target, factors)), model_class)
-    for name, (scale, offset, reason) in norm_corrections(source, anatomies, factors).items():
-        earlier = scales.get(name, AS_IT_IS)
-        scales[name] = (scale * earlier[0], offset, reason)
-    wrong = unequal_epsilons(source, grown, anatomies, factors)
-    why = f"the epsilon of {len(wrong)} norms, such as {wrong[0]}, cannot follow the stream's" if wrong else ""
-    centred = subtracts_mean(source, anatomies)
-    fills = {name: fills_of(name, anatomy, centred=centred) for name, anatomy in anatomies.items()}
-    return _Wide(model=grown, anatomies=anatomies, corrections=scales, fills=fills, deviations=(why,) if why else ())
-
-
-def _factors(
-    config: PreTrainedConfig,
-    growth: GrowthConfig,
-    method: WidthMethod,
-    factors: Mapping[str, int | Fraction] | None,
-) -> dict[str, int | Fraction]:
-    sizes = {d: field_value(config, f) for d in DIMENSIONS if (f := dimension_field(config, d)) is not None}
-    found = dict(growth.factors(sizes) if factors is None else factors)
-    if method.fresh and "kv_heads" not in sizes:
-        found["kv_heads"] = found["heads"]
-    if method.fresh and found["heads"] < found["kv_heads"]:
-        raise UnsupportedModelError(
-            f"{config.model_type}: with {found['heads']} times the heads and {found['kv_heads']} times the key/value "
-            "heads, fewer heads would share one, and an old head read another. Add as many of both, or more heads."
-        )
-    return found
-
-
 def count_parameters(model: PreTrainedModel) -> tuple[int, int]:
     """(total, non-embedding) parameters; works on the meta device.
 
@@ -255,34 +202,6 @@ def describe_growth(growth: GrowthConfig) -> dict[str, Any]:
     record = {field.name: getattr(growth, field.name) for field in dataclasses.fields(growth)}
     record["layer_map"] = None if growth.layer_map is None else list(growth.layer_map)
     return {k: v if not callable(v) else _function_name(v) for k, v in record.items()}
-
-
-def _wider_config(
-    config: PreTrainedConfig, anatomies: Mapping[str, TensorAnatomy], factors: Mapping[str, int | Fraction]
-) -> PreTrainedConfig:
-    changes = wider_fields(config, factors)
-    latent = field_value(config, text_part(config) + "kv_lora_rank")
-    if (latent or config.model_type in _ONE_HEAD_COUNT) and len({factors[d] for d in ("heads", "kv_heads")}) > 1:
-        raise UnsupportedModelError(
-            f"{config.model_type} has as many key/value heads as query heads by construction, so both grow by the same "
-            f"factor; asked were {dict(factors)}."
-        )
-    if config.model_type in _HEADS_ARE_HIDDEN and factors["hidden"] != factors["heads"]:
-        raise UnsupportedModelError(
-            f"{config.model_type} reads its heads as hidden channels, so both grow by the same factor; asked were "
-            f"{dict(factors)}."
-        )
-    named = {segment.dimension for a in anatomies.values() for axis in a.axes for segment in axis}
-    if "heads" in named:  # the head width is a number of its own: say it, or it would be derived anew
-        changes[text_part(config) + "head_dim"] = head_width(config)
-    elif dimension_field(config, "heads") is None:
-        pass
-    elif factors["hidden"] != factors["heads"] or factors["heads"] != factors.get("kv_heads", factors["heads"]):
-        raise UnsupportedModelError(
-            f"{config.model_type} derives the head width from hidden size / heads, so both must grow by the same "
-            f"factor; asked were {dict(factors)}."
-        )
-    return changed_config(config, changes)
 
 
 def _recipes(

@@ -36,6 +36,7 @@ class GrowthReport:
         finite: no NaN or infinity in the source.
         structure: every tensor on disk has the name, dtype and shape the architecture builds.
         logit_drift: always None: comparing logits needs the models in memory; `notes` says so.
+        learning_rate: what it should become, and why; as data in the plan.
         notes: what was left out, and what was not checked.
         seconds: wall time of this call.
     """
@@ -49,6 +50,7 @@ class GrowthReport:
     finite: bool = True
     structure: bool = True
     logit_drift: float | None = None
+    learning_rate: str = ""
     notes: tuple[str, ...] = ()
     seconds: float | None = None
 
@@ -62,6 +64,7 @@ class GrowthReport:
             f"  function        {'kept, by the method' if self.keeps_function else 'changed, or not promised'}",
             "  checked         every name, dtype and shape; every number of the source is finite",
         ]
+        lines.append(f"  learning rate   {self.learning_rate}")
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
     def to_dict(self) -> dict[str, Any]:
@@ -149,6 +152,7 @@ def _report(job: GrowthJob, target: Path, hashes: dict[str, str]) -> GrowthRepor
         keeps_function=job.plan.growth.keeps_function,
         bytes_written=job.size,
         files=hashes,
+        learning_rate=str(job.plan.learning_rate),
         notes=tuple(notes),
     )
 
