@@ -44,7 +44,7 @@ def grow(
 
 def _show_plan(source: Path, target: Path, config: Any, max_shard_size: str, as_json: bool) -> None:
     from ..growth.forecast import forecast_growth
-    from ..growth.stream import prepare_growth
+    from ..growth.job import prepare_growth
 
     job = prepare_growth(source, config, max_shard_size=max_shard_size)
     forecast = forecast_growth(job, target)

@@ -73,11 +73,13 @@ class TensorAnatomy:
         axes: one per axis of the tensor.
         reads: the axis on which the tensor reads a vector (its copies share weights); None if it only writes.
         is_embedding: a table that is looked up.
+        is_norm: weight or bias of a normalisation.
     """
 
     axes: tuple[Axis, ...]
     reads: int | None = None
     is_embedding: bool = False
+    is_norm: bool = False
 
 
 def probe_axes(config: PreTrainedConfig, model_class: type[PreTrainedModel] | None = None) -> dict[str, TensorAnatomy]:
@@ -155,10 +157,10 @@ class _Probe:
         is_embedding = id(getattr(module, leaf)) in self.tables
         if shape == self.larger[name]:
             whole = tuple((Segment(dimension=None, length=length),) for length in shape)
-            return TensorAnatomy(axes=whole, is_embedding=is_embedding)
+            return TensorAnatomy(axes=whole, is_embedding=is_embedding, is_norm=is_norm(module))
         axes = tuple(self._axis(name, module, index) for index in range(len(shape)))
         reads = None if is_embedding or is_norm(module) or len(shape) < 2 else self._reads(name, leaf, module, axes)
-        return TensorAnatomy(axes=axes, reads=reads, is_embedding=is_embedding)
+        return TensorAnatomy(axes=axes, reads=reads, is_embedding=is_embedding, is_norm=is_norm(module))
 
     def _reads(self, name: str, leaf: str, module: nn.Module, axes: tuple[Axis, ...]) -> int | None:
         """The axis on which a tensor of two or more axes meets its input."""

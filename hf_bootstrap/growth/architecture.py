@@ -19,6 +19,7 @@ __all__ = [
     "adds_one",
     "build_meta",
     "constants",
+    "converted",
     "final_norm",
     "find_ties",
     "is_norm",
@@ -74,6 +75,21 @@ def constants(model: nn.Module) -> dict[str, Any]:
         and not any(word in name for word in ("layer_idx", "layer_id", "layer_number", "layer_index"))
         and isinstance(value, bool | int | float | str | None)
     }
+
+
+def converted(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """A copy of a model whose weights are of another dtype.
+
+    What no checkpoint holds, such as rotary frequencies, stays as it is: `model.to(dtype)` would round it, and a
+    model that is loaded in that dtype does not.
+    """
+    other = copy.deepcopy(model)
+    stored = other.state_dict(keep_vars=True)
+    for tensor in stored.values():
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(dtype)
+    other.config.dtype = dtype
+    return other
 
 
 def final_norm(model: PreTrainedModel, prefixes: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ..errors import GrowthError, UnsupportedModelError
-from .architecture import find_ties
+from .architecture import converted, find_ties
 from .config import GrowthConfig
 from .plan import GrowthPlan, describe_growth, plan_growth
 from .verify import verify_growth
@@ -49,6 +49,9 @@ def bootstrap_from_pretrained(
     source = _open(model_or_path, from_pretrained_kwargs)
     if not config.grows:
         return source
+    if config.dtype is not None:
+        # Converted before it is grown: shares made in the new dtype add up to what it can hold.
+        source = converted(source, getattr(torch, config.dtype))
     _check_source(source)
     plan = plan_growth(source.config, config, model_class=type(source))
     _check_ties(source, plan)
@@ -73,7 +76,11 @@ def grow_model(source: PreTrainedModel, plan: GrowthPlan) -> PreTrainedModel:
     state: dict[str, Tensor] = {}
     with torch.no_grad():
         for recipe in plan.recipes:
-            state[recipe.target] = recipe.grow(tensors[recipe.source].detach(), plan.operator, plan.growth.seed)
+            weight, after = (
+                tensors[recipe.source].detach(),
+                None if recipe.after is None else tensors[recipe.after].detach(),
+            )
+            state[recipe.target] = recipe.grow(weight, plan.operator, plan.growth.seed, after)
     grown = _build_like(source, plan)
     state |= {name: state[first] for name, first in find_ties(grown).items()}
     grown.load_state_dict(state, strict=True, assign=True)
@@ -88,7 +95,9 @@ def _build_like(source: PreTrainedModel, plan: GrowthPlan) -> PreTrainedModel:
     # Built with real storage, because buffers that no checkpoint holds (rotary frequencies) are computed on the
     # way. The random weights it starts with are replaced; the caller's random state stays as it was.
     with torch.random.fork_rng(devices=[]):
-        grown: PreTrainedModel = type(source)._from_config(copy.deepcopy(plan.target_config), dtype=source.dtype)
+        grown: PreTrainedModel = type(source)._from_config(
+            copy.deepcopy(plan.target_config), dtype=plan.target_config.dtype or source.dtype
+        )
     return grown
 
 

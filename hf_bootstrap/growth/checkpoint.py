@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import CorruptFileError, GrowthError, StoreError, UnsupportedModelError
 
-__all__ = ["DTYPES", "Checkpoint", "Entry", "Match", "check_regular", "match_tensors", "open_checkpoint", "read_header"]
+__all__ = ["DTYPES", "Checkpoint", "Entry", "Match", "match_tensors", "open_checkpoint", "read_header", "real_file"]
 
 # Bytes of one entry, by the names safetensors gives to dtypes. Types of less than a byte hold quantised weights.
 DTYPES = {
@@ -61,6 +61,10 @@ class Checkpoint:
     folder: Path
     entries: Mapping[str, Entry]
     files: tuple[str, ...]
+
+    def path(self, file: str) -> Path:
+        """Where a file of the folder lies, see `real_file`."""
+        return real_file(self.folder / file)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,9 +114,8 @@ def read_header(path: Path) -> dict[str, Entry]:
         StoreError: the file cannot be read.
         CorruptFileError: no regular file, cut short, or a header that breaks the format; nothing else was read.
     """
-    check_regular(path)
     try:
-        with open(path, "rb") as file:
+        with open(real_file(path), "rb") as file:
             size = os.fstat(file.fileno()).st_size
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > min(_LARGEST_HEADER, size - 8):
@@ -203,9 +206,8 @@ def _refuse(checkpoint: Checkpoint, what: str, found: list[str]) -> None:
 
 
 def _open_sharded(folder: Path, index: Path) -> Checkpoint:
-    check_regular(index)
     try:
-        record = _parse(index, index.read_bytes())
+        record = _parse(index, real_file(index).read_bytes())
     except OSError as error:
         if isinstance(error, StoreError):
             raise
@@ -233,23 +235,32 @@ def _open_sharded(folder: Path, index: Path) -> Checkpoint:
     return Checkpoint(folder=folder, entries=entries, files=tuple(files))
 
 
-def check_regular(path: Path) -> None:
-    """Refuse what is no file of its own folder: links, pipes, devices, folders.
+def real_file(path: Path) -> Path:
+    """The regular file under a path: itself, or in a snapshot of the Hub's cache the blob of the same repository.
+
+    The Hub's cache keeps ``models--NAME/snapshots/COMMIT/FILE`` as a link into ``models--NAME/blobs``. Any other link,
+    and pipes, devices and folders, are refused.
 
     Raises:
         StoreError: there is nothing.
         CorruptFileError: it is something else.
     """
+    path = Path(os.path.abspath(path))
     try:
         mode = os.lstat(path).st_mode
+        if stat.S_ISLNK(mode) and path.parent.parent.name == "snapshots":
+            blob = Path(os.path.realpath(path, strict=True))
+            if blob.parent == Path(os.path.realpath(path.parent.parent.parent)) / "blobs":
+                path, mode = blob, os.lstat(blob).st_mode
     except (OSError, ValueError) as error:
         raise StoreError(f"{str(path)!r} cannot be read: {error}. Is the checkpoint complete?") from error
     if not stat.S_ISREG(mode):
         what = "a link" if stat.S_ISLNK(mode) else "no regular file"
         raise CorruptFileError(
-            f"{path} is {what}; weights must be files of their own folder. (The Hub's cache is made of links: "
-            "`hf download NAME --local-dir FOLDER` gives files.)"
+            f"{path} is {what}; what is read from a checkpoint must be a file of its own folder (or lie in the Hub's "
+            "cache of the same repository). Copy the file there."
         )
+    return path
 
 
 def _parse(path: Path, text: bytes) -> dict[str, Any]:

@@ -6,25 +6,22 @@ Loads without torch, so that studies and the command line can describe a growth 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Self
 
 from ..errors import CorruptFileError, GrowthError, StoreError, did_you_mean
 from ..store import read_json, write_json
+from .layer_maps import LAYER_MAPS, LayerMap
 
 __all__ = [
     "CONFIG_NAME",
+    "DTYPES_TO_WRITE",
     "LARGEST_FACTOR",
     "LARGEST_SIZE",
-    "LAYER_MAPS",
     "SIZE_FIELDS",
     "WIDTH_METHODS",
     "GrowthConfig",
-    "LayerMap",
-    "interpose_layers",
-    "midas_layers",
-    "solar_layers",
-    "stack_layers",
 ]
 
 CONFIG_NAME = "growth_config.json"
@@ -34,9 +31,12 @@ LARGEST_FACTOR = 1024
 # Nor is any dimension of any model near this; a larger number is a slip.
 LARGEST_SIZE = 2**31 - 1
 
-# The width methods that come with the library and leave the function unchanged, by name, so that checking a
-# config needs no torch. Each is a function in `operators.OPERATORS`.
-WIDTH_METHODS = ("clone", "partition", "split")
+# The width methods that come with the library, and whether each keeps the function; here as well as in
+# `operators.OPERATORS`, so that checking a config needs no torch.
+WIDTH_METHODS = {"aki": False, "clone": True, "noise": False, "partition": True, "split": True, "zero_pad": True}
+
+# What the grown weights may be stored in.
+DTYPES_TO_WRITE = ("bfloat16", "float16", "float32", "float64")
 
 # The field that states a dimension's size after growth.
 SIZE_FIELDS = {
@@ -45,59 +45,6 @@ SIZE_FIELDS = {
     "heads": "num_attention_heads",
     "kv_heads": "num_key_value_heads",
 }
-
-LayerMap = Callable[[int, int], Sequence[int]]
-
-
-def stack_layers(n_layers: int, target: int) -> tuple[int, ...]:
-    """The whole stack again on top of itself, from the bottom: 0, 1, 2, 0, 1, 2.
-
-    Changes the function. Source: G_stack, Du et al. 2024, arXiv:2405.15319.
-    """
-    return tuple(layer % n_layers for layer in range(target))
-
-
-def interpose_layers(n_layers: int, target: int) -> tuple[int, ...]:
-    """Each layer next to its copies, spread evenly: 0, 0, 1, 1, 2, 2.
-
-    Changes the function. Source: arXiv:2510.08008, which finds it better than stacking for converged models.
-    """
-    return tuple(layer * n_layers // target for layer in range(target))
-
-
-def solar_layers(n_layers: int, target: int) -> tuple[int, ...]:
-    """Two overlapping copies, the first without its last layers, the second without its first: 0, 1, 2, 1, 2, 3.
-
-    Changes the function less than stacking at the seam. Source: SOLAR, Kim et al. 2023, arXiv:2312.15166.
-
-    Raises:
-        GrowthError: `target` is odd, or not between the old depth and twice that, both excluded.
-    """
-    if target % 2 or not n_layers < target < 2 * n_layers:
-        nearest = max(n_layers + 1 + (n_layers + 1) % 2, min(target - target % 2, 2 * n_layers - 2))
-        advice = f"Try num_hidden_layers={nearest}" if nearest < 2 * n_layers else "This model is too shallow for it"
-        raise GrowthError(
-            f"solar joins two parts of equal size and drops layers at the seam, so {n_layers} layers become an even "
-            f"number between {n_layers} and {2 * n_layers}, not {target}. {advice}; or choose stack for {target}."
-        )
-    half = target // 2
-    return (*range(half), *range(n_layers - half, n_layers))
-
-
-def midas_layers(n_layers: int, target: int) -> tuple[int, ...]:
-    """The middle block again and again: 0, 1, 2, 1, 2, 3. The ends, which do work of their own, stay single.
-
-    The block is the largest that divides both depths and is at most half the model. Changes the function. The
-    method was published for several stages of training; call growth once for each. Source: MIDAS, Saunshi et al.
-    2024, arXiv:2409.19044.
-    """
-    if target <= n_layers:
-        return tuple(range(target))
-    largest = max(1, n_layers // 2)
-    block = next(size for size in range(largest, 0, -1) if not n_layers % size and not (target - n_layers) % size)
-    start = (n_layers - block) // 2
-    middle = tuple(range(start, start + block)) * ((target - n_layers) // block)
-    return (*range(start), *middle, *range(start, n_layers))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,16 +61,19 @@ class GrowthConfig:
         layer_map: the old layer of every new layer, instead of `depth` and `depth_method`.
         width: size of the residual stream, the MLP and the number of heads after growth, per unit before it;
             the head width stays.
-        hidden_size, intermediate_size, num_attention_heads, num_key_value_heads: sizes after growth, each a multiple
-            of the old one, for what shall not grow by `width`.
-        width_method: how the copies of an input share its weight, a name in `operators.OPERATORS` or a function
-            of the same signature. Default "split": it keeps the function, its shares sum bit-exactly to the
-            original in every float dtype, and the copies part in training. "clone" gives every copy the same
-            share, so copies never part: a negative control.
+        hidden_size, intermediate_size, num_attention_heads, num_key_value_heads: sizes after growth, for what shall
+            not grow by `width`; each a multiple of the old one, or with "zero_pad" any larger number.
+        width_method: what the new units are, a name in `operators.OPERATORS`, a function of the signature of
+            `operators.Operator`, or a `operators.WidthMethod`. Default "split": it keeps the function, its shares
+            sum bit-exactly to the original in every float dtype, and the copies part in training. "clone" gives every
+            copy the same share, so copies never part: a negative control.
         seed: of the random shares; the same seed gives the same weights, tensor by tensor.
+        dtype: of the grown weights, a name in `DTYPES_TO_WRITE`; default: that of the source. The source is converted
+            first and then grown, so the grown model computes what the *converted* source computes: nothing is lost
+            where the dtype gets wider, and every weight is rounded once where it gets narrower.
 
     Raises:
-        GrowthError: a factor below one or not whole, an unknown method, an empty or negative layer map.
+        GrowthError: a factor below one or not whole, an unknown method or dtype, an empty or negative layer map.
     """
 
     depth: int = 1
@@ -137,6 +87,7 @@ class GrowthConfig:
     num_key_value_heads: int | None = None
     width_method: str | Callable[..., Any] = "split"
     seed: int = 0
+    dtype: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse nonsense before anything is loaded."""
@@ -164,7 +115,13 @@ class GrowthConfig:
 
                 _check_name("width_method", self.width_method, OPERATORS)
         elif not callable(self.width_method):
-            raise GrowthError(f"width_method is {self.width_method!r}; give one of {WIDTH_METHODS} or a function.")
+            known = ", ".join(WIDTH_METHODS)
+            raise GrowthError(f"width_method is {self.width_method!r}; give one of {known}, or a function.")
+        if self.dtype is not None and self.dtype not in DTYPES_TO_WRITE:
+            raise GrowthError(
+                f"dtype is {self.dtype!r}; weights are written as one of {', '.join(DTYPES_TO_WRITE)}. Leave it out to "
+                "keep the source's."
+            )
 
     @property
     def grows_depth(self) -> bool:
@@ -179,34 +136,30 @@ class GrowthConfig:
     @property
     def grows(self) -> bool:
         """Whether anything changes at all."""
-        return self.grows_depth or self.grows_width
+        return self.grows_depth or self.grows_width or self.dtype is not None
 
-    def factors(self, sizes: Mapping[str, int]) -> dict[str, int]:
+    def factors(self, sizes: Mapping[str, int]) -> dict[str, int | Fraction]:
         """The growth factor of every dimension, for a model of these sizes.
 
         Args:
             sizes: by dimension: "hidden", "mlp", "heads", "kv_heads". A dimension the model has not is left out.
 
+        Returns:
+            Whole numbers, or with "zero_pad" fractions.
+
         Raises:
             GrowthError: a size that is no multiple of the old one, or of a dimension the model has not.
         """
-        factors = dict.fromkeys(SIZE_FIELDS, self.width)
+        factors: dict[str, int | Fraction] = dict.fromkeys(SIZE_FIELDS, self.width)
         for dimension, name in SIZE_FIELDS.items():
             wanted = getattr(self, name)
             if wanted is None:
                 continue
             if dimension not in sizes:
                 raise GrowthError(f"{name}={wanted:,} is asked for, but the model states no such size. Leave it out.")
-            old = sizes[dimension]
-            if wanted % old:
-                below, above = max(old, wanted - wanted % old), max(old, wanted + old - wanted % old)
-                raise GrowthError(
-                    f"{name} cannot go from {old:,} to {wanted:,}: copies are whole, so the new size is a multiple of "
-                    f"the old one. Nearest are {below:,} and {above:,}."
-                )
-            factors[dimension] = wanted // old
-        if factors["heads"] % factors["kv_heads"] and "kv_heads" in sizes:
-            heads, kv_heads = sizes["heads"] * factors["heads"], sizes["kv_heads"] * factors["kv_heads"]
+            factors[dimension] = self._factor(name, sizes[dimension], wanted)
+        if "kv_heads" in sizes:
+            heads, kv_heads = (int(sizes[name] * factors[name]) for name in ("heads", "kv_heads"))
             if heads % kv_heads:
                 raise GrowthError(
                     f"{heads} attention heads cannot share {kv_heads} key/value heads evenly. Choose a number of heads "
@@ -214,10 +167,29 @@ class GrowthConfig:
                 )
         return factors
 
+    def _factor(self, name: str, old: int, wanted: int) -> int | Fraction:
+        if wanted < old:
+            raise GrowthError(f"{name} cannot go from {old:,} to {wanted:,}: growth takes nothing away.")
+        if wanted % old == 0:
+            return wanted // old
+        if self.width_method == "zero_pad":
+            return Fraction(wanted, old)
+        below, above = wanted - wanted % old, wanted + old - wanted % old
+        raise GrowthError(
+            f"{name} cannot go from {old:,} to {wanted:,}: copies are whole, so the new size is a multiple of the old "
+            f"one. Nearest are {below:,} and {above:,}; or width_method='zero_pad', which takes any size."
+        )
+
     @property
     def shares_add_up(self) -> bool:
         """Whether the copies of every weight are promised to sum to the original, up to one rounding each."""
-        return not self.grows_width or self.width_method in WIDTH_METHODS
+        method: Any = self.width_method
+        if isinstance(method, str) and method not in WIDTH_METHODS:
+            from .operators import OPERATORS
+
+            method = OPERATORS.get(method)
+        keeps = WIDTH_METHODS[method] if isinstance(method, str) else getattr(method, "keeps_function", False)
+        return not self.grows_width or bool(keeps)
 
     @property
     def keeps_function(self) -> bool:
@@ -347,13 +319,3 @@ def _checked_map(layers: object) -> tuple[int, ...]:
         if not _is_whole(layer) or layer < 0:
             raise GrowthError(f"The layer map holds {layer!r}; layers are whole numbers that count from 0.")
     return tuple(layers)
-
-
-# The depth methods, by the name a file can hold. A function passed as `depth_method` needs no entry.
-LAYER_MAPS: dict[str, LayerMap] = {
-    "identity": interpose_layers,  # the copies are then made to add nothing, see `plan`
-    "interpose": interpose_layers,
-    "midas": midas_layers,
-    "solar": solar_layers,
-    "stack": stack_layers,
-}

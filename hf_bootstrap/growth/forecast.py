@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 
 from ..units import format_bytes, format_count, training_flops_per_token
 from .architecture import build_meta
+from .job import GrowthJob
 from .recipe import BLOCK
-from .stream import GrowthJob
 
 __all__ = ["GrowthForecast", "forecast_growth", "free_memory"]
 

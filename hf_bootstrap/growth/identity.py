@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 from ..errors import UnsupportedModelError
 
-__all__ = ["silent_tensors"]
+__all__ = ["is_writer", "normalises_sum", "silent_tensors"]
 
 # Norms at the end of a branch. A `post_attention_layernorm` is one only where the MLP has one too: in Llama it is
 # the norm before the MLP.
@@ -61,7 +61,7 @@ def silent_tensors(names: Iterable[str], model_type: str) -> dict[str, bool]:
         UnsupportedModelError: the layer's writers are not known.
     """
     names = list(names)
-    if model_type in _NORM_OF_SUM or any("output.LayerNorm" in name for name in names):
+    if normalises_sum(names, model_type):
         raise UnsupportedModelError(
             f"{model_type} normalises the sum of its residual stream and each branch, so a layer always changes what "
             "it is given and no copy can add nothing. Choose stack or interpose."
@@ -81,15 +81,7 @@ def silent_tensors(names: Iterable[str], model_type: str) -> dict[str, bool]:
             after = []  # as in Llama: the norm after attention is the one before the MLP
         silent = {name: True for name in names if name.rpartition(".")[0] in (*post_mlp, *after)}
         names = [] if after else [name for name in names if "attn" in name or "attention" in name]
-    for name in names:
-        owner, _, leaf = name.rpartition(".")
-        part = owner.rpartition(".")[2]
-        if leaf in ("weight", "bias"):
-            # Lists of experts (experts.3.w2) and sequences (mlp.2) are named by number: the name before counts too.
-            if _WRITERS.fullmatch(part) or (leaf == "bias" and part in ("experts", "mlp")):
-                silent[name] = False
-        elif _WRITERS.fullmatch(leaf.removesuffix("_bias")):
-            silent[name] = False  # fused experts: a parameter, not a module
+    silent |= {name: False for name in names if is_writer(name)}
     if not silent:
         known = ", ".join(sorted({m.rpartition(".")[2] for m in modules})[:8])
         raise UnsupportedModelError(
@@ -97,3 +89,18 @@ def silent_tensors(names: Iterable[str], model_type: str) -> dict[str, bool]:
             f"(it has {known}), so a copy cannot be made to add nothing. Choose stack or interpose."
         )
     return silent
+
+
+def normalises_sum(names: Iterable[str], model_type: str) -> bool:
+    """Whether layers normalise the sum of stream and branch (post-norm, as in BERT)."""
+    return model_type in _NORM_OF_SUM or any("output.LayerNorm" in name for name in names)
+
+
+def is_writer(name: str) -> bool:
+    """Whether a tensor writes to the residual stream, by its name."""
+    owner, _, leaf = name.rpartition(".")
+    part = owner.rpartition(".")[2]
+    if leaf in ("weight", "bias"):
+        # Lists of experts (experts.3.w2) and sequences (mlp.2) are named by number: the name before counts too.
+        return _WRITERS.fullmatch(part) is not None or (leaf == "bias" and part in ("experts", "mlp"))
+    return _WRITERS.fullmatch(leaf.removesuffix("_bias")) is not None  # fused experts: a parameter, not a module

@@ -9,76 +9,69 @@ the old weight, and the shares sum to the whole.
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from .index_maps import copy_ranks, gather
+
 __all__ = [
     "OPERATORS",
     "Operator",
+    "WidthMethod",
     "clone",
-    "copy_ranks",
-    "gather",
-    "interleave",
+    "give_first",
     "keyed_generator",
+    "noise",
     "partition",
     "rescale",
     "split",
     "split_in_two",
-    "sum_copies",
+    "width_method",
 ]
 
 Operator = Callable[[Tensor, int, Tensor, torch.Generator], Tensor]
 
+# Size of the noise of `noise`, of the root mean square of the shares: 20 dB below them.
+_NOISE = 0.1
 
-def interleave(length: int, factor: int, block: int = 1) -> Tensor:
-    """The index map that puts every block next to its copies: blocks a, b become a, a, b, b.
 
-    Heads must be copied this way. With grouped-query attention, query head `j` reads key head
-    ``j // group``; interleaving keeps every copy in the group of a copy of its own key head, whatever the two
-    factors are. Tiling (a, b, a, b) does so only when both grow by the same factor.
+@dataclass(frozen=True, kw_only=True)
+class WidthMethod:
+    """A way to make a model wider, as an object that `GrowthConfig.width_method` takes.
 
-    Args:
-        length: units before growth.
-        factor: copies of each.
-        block: units that stay together in order, such as one head's channels; divides `length`.
+    A plain function of the signature of `Operator` is one too: with copies, and no promise.
 
-    Returns:
-        (length * factor,), int64: the old unit of every new unit.
+    Attributes:
+        share: called as ``share(weight, axis, source, generator)`` for every tensor that reads a widened vector:
+            the axis `axis` counts the units read, ``source[i]`` is the old unit that new unit `i` is a copy of, and
+            `generator` is a CPU generator of the tensor's own. It returns `weight` with that axis of length
+            ``len(source)``, same dtype and device, and may be called with some rows of the tensor at a time.
+        keeps_function: whether the shares of every old unit are promised to sum to it. Growth then holds the grown
+            model to it, and refuses to hand out one that computes something else.
+        fresh: new units are no copies: nobody hears them at first, and any number can be added. What old units say
+            and hear stays as it was, so `share` is not called.
+        next_layer: what writes a copy comes from the next layer instead of its own (in the last one from the layer
+            before), which changes the function and parts the copies.
     """
-    blocks = torch.arange(length).reshape(-1, 1, block)
-    return blocks.expand(-1, factor, -1).reshape(-1)
+
+    share: Operator
+    keeps_function: bool = False
+    fresh: bool = False
+    next_layer: bool = False
+
+    def __call__(self, weight: Tensor, axis: int, source: Tensor, generator: torch.Generator) -> Tensor:
+        """As `share`."""
+        return self.share(weight, axis, source, generator)
 
 
-def copy_ranks(source: Tensor) -> Tensor:
-    """Which copy of its old unit each new unit is, counting from 0 in order of appearance.
-
-    Args:
-        source: (new,), int64.
-
-    Returns:
-        (new,), int64: [0, 0, 1, 0] for source [3, 5, 3, 4].
-    """
-    order = torch.argsort(source, stable=True)
-    counts = torch.bincount(source)
-    first = torch.cumsum(counts, 0) - counts  # where each old unit's run begins in sorted order
-    ranks = torch.empty_like(source)
-    ranks[order] = torch.arange(len(source)) - first[source[order]]
-    return ranks
-
-
-def gather(weight: Tensor, axis: int, source: Tensor) -> Tensor:
-    """Let a tensor write a widened vector: copies of a unit get copies of its row.
-
-    Args:
-        weight: any shape and dtype.
-        axis: the axis that counts the units written.
-        source: (new,), int64.
-
-    Returns:
-        `weight` with `axis` of length new. Exact.
-    """
-    return weight.index_select(axis, source.to(weight.device))
+def width_method(method: "str | Operator") -> WidthMethod:
+    """The method behind a name in `OPERATORS`, or a function."""
+    found = OPERATORS[method] if isinstance(method, str) else method
+    if isinstance(found, WidthMethod):
+        return found
+    return WidthMethod(share=found, keeps_function=bool(getattr(found, "keeps_function", False)))
 
 
 def clone(weight: Tensor, axis: int, source: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG001
@@ -126,6 +119,29 @@ def partition(weight: Tensor, axis: int, source: Tensor, generator: torch.Genera
     return _share(weight, axis, source, generator, _partition_shares)
 
 
+def noise(weight: Tensor, axis: int, source: Tensor, generator: torch.Generator) -> Tensor:
+    """Let a tensor read a widened vector, equal shares with noise that cancels between the copies of a unit.
+
+    Signature as `split`. The noise is Gaussian, a tenth of the root mean square of the shares.
+
+    Returns:
+        As `split`, but each share is rounded by itself, so their sum is off: by about the rounding of the dtype,
+        which for bfloat16 is measured in the logits. Never exact by promise; `split` costs the same and is.
+
+    Source: HyperCloning, Samragh et al. 2024, arXiv:2409.12903, section 3.
+    """
+    return _share(weight, axis, source, generator, _noisy_shares)
+
+
+def give_first(weight: Tensor, axis: int, source: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG001
+    """Let a tensor read a widened vector: the first copy of each unit keeps the whole weight, the others get zero.
+
+    Signature as `split`. Exact for any dtype. Where new units are no copies this is what "nobody hears them" means.
+    """
+    first = (copy_ranks(source) == 0).to(weight.device)
+    return torch.where(_along(first, axis, weight), gather(weight, axis, source), 0)
+
+
 def split_in_two(weight: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     """Cut every entry into two unequal parts that sum to it exactly.
 
@@ -161,24 +177,6 @@ def rescale(weight: Tensor, factor: float, *, offset: float = 0.0) -> Tensor:
         and `offset` 0.
     """
     return (factor * (offset + weight.double()) - offset).to(weight.dtype)
-
-
-def sum_copies(weight: Tensor, axis: int, source: Tensor, length: int) -> Tensor:
-    """Undo a split: add up the shares of every old unit, in float64.
-
-    Args:
-        weight: with `axis` of length new.
-        axis: the axis that counts the units read.
-        source: (new,), int64.
-        length: units before growth.
-
-    Returns:
-        float64, `axis` of length `length`.
-    """
-    shape = list(weight.shape)
-    shape[axis] = length
-    total = torch.zeros(shape, dtype=torch.float64, device=weight.device)
-    return total.index_add_(axis, source.to(weight.device), weight.double())
 
 
 def keyed_generator(seed: int, name: str) -> torch.Generator:
@@ -253,11 +251,30 @@ def _partition_shares(weight: Tensor, count: int, generator: torch.Generator) ->
     return [torch.where(owner == rank, weight, 0) for rank in range(count)]
 
 
+def _noisy_shares(weight: Tensor, count: int, generator: torch.Generator) -> list[Tensor]:
+    if count == 1:
+        return [weight]
+    even = weight.double() / count
+    size = _NOISE * float(even.square().mean().sqrt())
+    draws = torch.randn((count, *weight.shape), generator=generator, dtype=torch.float32).to(weight.device).double()
+    shares = even + size * (draws - draws.mean(0))
+    return list(shares.to(weight.dtype))
+
+
 def _along(values: Tensor, axis: int, like: Tensor) -> Tensor:
     shape = [1] * like.dim()
     shape[axis] = -1
     return values.reshape(shape).to(like.device)
 
 
-# The width methods, by the name a file can hold. A function passed as `width_method` needs no entry.
-OPERATORS: dict[str, Operator] = {"clone": clone, "partition": partition, "split": split}
+# The width methods, by the name a file can hold. An object passed as `width_method` needs no entry.
+OPERATORS: dict[str, Operator] = {
+    # Advanced knowledge initialisation: Chen et al. 2022 (bert2BERT), arXiv:2110.07143, section 3.3.2.
+    "aki": WidthMethod(share=clone, next_layer=True),
+    "clone": WidthMethod(share=clone, keeps_function=True),
+    "noise": WidthMethod(share=noise),
+    "partition": WidthMethod(share=partition, keeps_function=True),
+    "split": WidthMethod(share=split, keeps_function=True),
+    # Masked structural growth: Yao et al. 2023, arXiv:2305.02869; norms after LEMON, arXiv:2310.07999.
+    "zero_pad": WidthMethod(share=give_first, keeps_function=True, fresh=True),
+}

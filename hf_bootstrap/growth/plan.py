@@ -4,11 +4,13 @@ A plan is made from configs alone (models are built on the meta device), can be 
 checked name by name and shape by shape. Carrying it out is for `bootstrap`.
 """
 
+import copy
 import dataclasses
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -17,22 +19,22 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import UnsupportedModelError
 from ..units import format_count
-from .anatomy import Segment, TensorAnatomy, probe_axes
-from .architecture import adds_one, build_meta, constants, final_norm, find_ties, named_tensors
+from .anatomy import Segment, TensorAnatomy
+from .architecture import build_meta, find_ties, named_tensors
 from .config import GrowthConfig
+from .corrections import AS_IT_IS, Correction, silent_corrections
 from .depth import Layers, check_layers_alike, deeper_config, find_layers
-from .identity import silent_tensors
-from .operators import OPERATORS, Operator
+from .learning_rate import LearningRateAdvice, advise_learning_rate
+from .operators import Operator, width_method
 from .recipe import Recipe
-from .sizes import DIMENSIONS, changed_config, dimension_field, field_value, head_width, text_part, wider_fields
+from .sizes import dimension_field, field_value
+from .widening import checked_factors, widen
 
-__all__ = ["GrowthPlan", "count_parameters", "describe_growth", "plan_growth"]
+__all__ = ["NEARLY", "GrowthPlan", "count_parameters", "describe_growth", "plan_growth"]
 
-# A tensor without a correction: scale, offset, reason.
-_AS_IT_IS = (1.0, 0.0, "")
-# What shapes cannot say about which dimensions go together; found by certification (docs/architectures.md).
-_ONE_HEAD_COUNT: tuple[str, ...] = ()
-_HEADS_ARE_HIDDEN = ("helium", "olmoe")
+# The drift of logits, relative to the largest, allowed where a plan names deviations. (Epsilons that differ by 1e-5 of
+# a mean square of about one move a norm by 1e-5; a wrong map moves logits by more than 1e-2.)
+NEARLY = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,7 @@ class GrowthPlan:
         factors: growth factor by dimension.
         recipes: one per tensor of the grown model, tied tensors once.
         ties: parameters of the source architecture that are another parameter, as `find_ties` gives them.
+        deviations: why a method that keeps the function keeps it only nearly here; mostly empty.
         n_params_source, n_params: total, tied parameters counted once.
         n_params_non_embedding_source, n_params_non_embedding: as `count_parameters` counts.
     """
@@ -54,19 +57,25 @@ class GrowthPlan:
     source_config: PreTrainedConfig
     target_config: PreTrainedConfig
     layer_map: tuple[int, ...]
-    factors: Mapping[str, int]
+    factors: Mapping[str, int | Fraction]
     recipes: tuple[Recipe, ...]
     ties: Mapping[str, str]
     n_params_source: int
     n_params: int
     n_params_non_embedding_source: int
     n_params_non_embedding: int
+    deviations: tuple[str, ...] = ()
 
     @property
     def operator(self) -> Operator:
         """The width method as a function."""
-        method = self.growth.width_method
-        return OPERATORS[method] if isinstance(method, str) else method
+        return width_method(self.growth.width_method)
+
+    @property
+    def learning_rate(self) -> LearningRateAdvice:
+        """What the learning rate should become, and why."""
+        fresh = width_method(self.growth.width_method).fresh
+        return advise_learning_rate(self.recipes, deeper=self.growth.grows_depth, fresh=fresh)
 
     def __str__(self) -> str:
         before, after = self.source_config, self.target_config
@@ -92,6 +101,8 @@ class GrowthPlan:
         lines.append(
             "  function                " + ("kept" if self.growth.keeps_function else "changed, or not promised")
         )
+        lines += [f"                          nearly: {why}" for why in self.deviations]
+        lines.append(f"  learning rate           {self.learning_rate}")
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -101,12 +112,14 @@ class GrowthPlan:
             "source_config": json.loads(self.source_config.to_json_string(use_diff=False)),
             "target_config": json.loads(self.target_config.to_json_string(use_diff=False)),
             "layer_map": list(self.layer_map),
-            "factors": dict(self.factors),
+            "factors": {d: f if isinstance(f, int) else float(f) for d, f in self.factors.items()},
             "ties": dict(self.ties),
             "n_params_source": self.n_params_source,
             "n_params": self.n_params,
             "n_params_non_embedding_source": self.n_params_non_embedding_source,
             "n_params_non_embedding": self.n_params_non_embedding,
+            "deviations": list(self.deviations),
+            "learning_rate": self.learning_rate.to_dict(),
             "recipes": [recipe.to_dict() for recipe in self.recipes],
         }
 
@@ -116,7 +129,7 @@ def plan_growth(
     growth: GrowthConfig,
     *,
     model_class: type[PreTrainedModel] | None = None,
-    factors: Mapping[str, int] | None = None,
+    factors: Mapping[str, int | Fraction] | None = None,
 ) -> GrowthPlan:
     """Work out a growth from configs alone; no tensor is made.
 
@@ -130,46 +143,35 @@ def plan_growth(
         UnsupportedModelError: the architecture, or this size of it, cannot be grown so; the message names the reason.
         GrowthError: the layer map does not fit the model.
     """
+    if growth.dtype is not None:
+        config = copy.deepcopy(config)
+        config.dtype = getattr(torch, growth.dtype)
     layers = find_layers(config, model_class)
-    layer_map = growth.layers(layers.count)
-    if factors is None:
-        sizes = {d: field_value(config, f) for d in DIMENSIONS if (f := dimension_field(config, d)) is not None}
-        factors = growth.factors(sizes)
+    layer_map, method = growth.layers(layers.count), width_method(growth.width_method)
+    factors = checked_factors(config, growth, method, factors)
     source = build_meta(config, model_class)
     deep = source
     if growth.grows_depth:
         deep = build_meta(deeper_config(config, layers, layer_map), model_class)
         check_layers_alike(source, deep, layers, layer_map)
-    grown = deep
-    anatomies: dict[str, TensorAnatomy] = {}
-    if any(factor != 1 for factor in factors.values()):
-        anatomies = probe_axes(config, model_class)
-        grown = build_meta(_wider_config(deep.config, anatomies, factors), model_class)
-    scales = _scales(deep, grown, layers, factors) if anatomies else {}
-    method = growth.width_method if isinstance(growth.width_method, str) else _function_name(growth.width_method)
-    old_names = {name: layers.old_name(name, layer_map) for name in named_tensors(grown)}
+    wide = widen(deep, config, model_class, factors, method, layers)
+    anatomies = wide.anatomies
     if growth.grows_depth:
         anatomies = {**anatomies, **_per_layer_tensors(source, deep, layers, layer_map)}
-    silent = _silent(deep, layers, layer_map) if growth.adds_nothing else {}
-    recipes = tuple(
-        _recipe(
-            name,
-            old_names[name],
-            tuple(tensor.shape),
-            anatomies.get(old_names[name]),
-            factors,
-            method,
-            silent.get(name) or scales.get(old_names[name], _AS_IT_IS),
-            layer_map,
-        )
-        for name, tensor in named_tensors(grown).items()
-    )
+    corrections = {
+        name: wide.corrections[old]
+        for name in named_tensors(wide.model)
+        if (old := layers.old_name(name, layer_map)) in wide.corrections
+    }
+    if growth.adds_nothing:
+        corrections |= silent_corrections(deep, layers, layer_map)
+    recipes = _recipes(source, wide.model, growth, layers, layer_map, anatomies, factors, corrections, wide.fills)
     _check_shapes(recipes, named_tensors(source))
-    before, after = count_parameters(source), count_parameters(grown)
+    before, after = count_parameters(source), count_parameters(wide.model)
     return GrowthPlan(
         growth=growth,
         source_config=source.config,
-        target_config=grown.config,
+        target_config=wide.model.config,
         layer_map=layer_map,
         factors=dict(factors),
         recipes=recipes,
@@ -178,6 +180,7 @@ def plan_growth(
         n_params=after[0],
         n_params_non_embedding_source=before[1],
         n_params_non_embedding=after[1],
+        deviations=wide.deviations,
     )
 
 
@@ -201,61 +204,53 @@ def describe_growth(growth: GrowthConfig) -> dict[str, Any]:
     return {k: v if not callable(v) else _function_name(v) for k, v in record.items()}
 
 
-def _wider_config(
-    config: PreTrainedConfig, anatomies: Mapping[str, TensorAnatomy], factors: Mapping[str, int]
-) -> PreTrainedConfig:
-    changes = wider_fields(config, factors)
-    latent = field_value(config, text_part(config) + "kv_lora_rank")
-    if (latent or config.model_type in _ONE_HEAD_COUNT) and len({factors[d] for d in ("heads", "kv_heads")}) > 1:
-        raise UnsupportedModelError(
-            f"{config.model_type} has as many key/value heads as query heads by construction, so both grow by the same "
-            f"factor; asked were {dict(factors)}."
-        )
-    if config.model_type in _HEADS_ARE_HIDDEN and factors["hidden"] != factors["heads"]:
-        raise UnsupportedModelError(
-            f"{config.model_type} reads its heads as hidden channels, so both grow by the same factor; asked were "
-            f"{dict(factors)}."
-        )
-    named = {segment.dimension for a in anatomies.values() for axis in a.axes for segment in axis}
-    if "heads" in named:  # the head width is a number of its own: say it, or it would be derived anew
-        changes[text_part(config) + "head_dim"] = head_width(config)
-    elif dimension_field(config, "heads") is None:
-        pass
-    elif factors["hidden"] != factors["heads"] or factors["heads"] != factors.get("kv_heads", factors["heads"]):
-        raise UnsupportedModelError(
-            f"{config.model_type} derives the head width from hidden size / heads, so both must grow by the same "
-            f"factor; asked were {dict(factors)}."
-        )
-    return changed_config(config, changes)
-
-
-def _recipe(
-    target: str,
-    source: str,
-    shape: tuple[int, ...],
-    anatomy: TensorAnatomy | None,
-    factors: Mapping[str, int],
-    method: str,
-    correction: tuple[float, float, str],
+def _recipes(
+    source: PreTrainedModel,
+    grown: PreTrainedModel,
+    growth: GrowthConfig,
+    layers: Layers,
     layer_map: tuple[int, ...],
-) -> Recipe:
-    scale, offset, reason = correction
-    if anatomy is None:
-        return Recipe(target=target, source=source, shape=shape, scale=scale, offset=offset, reason=reason)
-    recipe = Recipe(
-        target=target,
-        source=source,
-        shape=shape,
-        axes=anatomy.axes,
-        factors=dict(factors),
-        reads=anatomy.reads,
-        scale=scale,
-        offset=offset,
-        reason=reason,
-        layer_map=layer_map if any(s.dimension == "layers" for axis in anatomy.axes for s in axis) else (),
-    )
-    grows_input = anatomy.reads is not None and recipe.index(anatomy.reads) is not None
-    return Recipe(**{**vars(recipe), "operator": method}) if grows_input else recipe
+    anatomies: Mapping[str, TensorAnatomy],
+    factors: Mapping[str, int | Fraction],
+    corrections: Mapping[str, Correction],
+    fills: Mapping[str, tuple[str, ...]],
+) -> tuple[Recipe, ...]:
+    method = width_method(growth.width_method)
+    title = growth.width_method if isinstance(growth.width_method, str) else _function_name(growth.width_method)
+    dtype = None if growth.dtype is None else getattr(torch, growth.dtype)
+    heads = field_value(source.config, str(dimension_field(source.config, "heads"))) or 1
+    kv_heads = field_value(source.config, str(dimension_field(source.config, "kv_heads"))) or heads
+    tensors, recipes = named_tensors(source), []
+    for name, tensor in named_tensors(grown).items():
+        old = layers.old_name(name, layer_map)
+        scale, offset, reason = corrections.get(name, AS_IT_IS)
+        recipe = Recipe(
+            target=name, source=old, shape=tuple(tensor.shape), scale=scale, offset=offset, reason=reason, dtype=dtype
+        )
+        if (anatomy := anatomies.get(old)) is not None:
+            recipe = replace(recipe, axes=anatomy.axes, factors=dict(factors), reads=anatomy.reads)
+            if any(s.dimension == "layers" for axis in anatomy.axes for s in axis):
+                recipe = replace(recipe, layer_map=layer_map)
+            recipe = replace(recipe, fills=fills.get(old, ()), kv_heads=kv_heads)
+            grows = [recipe.index(axis) is not None for axis in range(len(recipe.axes))]
+            if (anatomy.reads is not None and grows[anatomy.reads]) or (recipe.fills and any(grows)):
+                recipe = replace(recipe, operator=title)
+            writes = any(grow for axis, grow in enumerate(grows) if axis != anatomy.reads)
+            if method.next_layer and writes and not anatomy.is_norm:
+                recipe = replace(recipe, after=_in_next_layer(old, tensors, layers))
+        elif dtype is not None:  # in pieces, like everything else that is made
+            axes = tuple((Segment(dimension=None, length=length),) for length in tensor.shape)
+            recipe = replace(recipe, axes=axes)
+        recipes.append(recipe)
+    return tuple(recipes)
+
+
+def _in_next_layer(name: str, tensors: Mapping[str, Tensor], layers: Layers) -> str | None:
+    """The same tensor of the next layer, for the last one of the layer before; None where neither has its shape."""
+    if (part := layers.split(name)) is None:
+        return None
+    names = [f"{part[0]}.{part[1] + step}.{part[2]}" for step in (1, -1)]
+    return next((n for n in names if n in tensors and tensors[n].shape == tensors[name].shape), None)
 
 
 def _per_layer_tensors(
@@ -273,68 +268,6 @@ def _per_layer_tensors(
             axes.append((Segment(dimension="layers" if per_layer else None, length=old, block=block),))
         found[name] = TensorAnatomy(axes=tuple(axes))
     return found
-
-
-def _silent(deep: PreTrainedModel, layers: Layers, layer_map: tuple[int, ...]) -> dict[str, tuple[float, float, str]]:
-    """Corrections by target tensor that make every repeated layer add nothing."""
-    inside: dict[tuple[str, int], list[str]] = {}
-    for name in named_tensors(deep):
-        if (part := layers.split(name)) and layer_map[part[1]] in layer_map[: part[1]]:
-            inside.setdefault(part[:2], []).append(part[2])
-    silent = {}
-    for (prefix, number), names in inside.items():
-        for name, is_norm in silent_tensors(names, deep.config.model_type).items():
-            full = f"{prefix}.{number}.{name}"
-            one = is_norm and name.endswith("weight") and adds_one(deep.get_submodule(full.rpartition(".")[0]))
-            silent[full] = (0.0, 1.0 if one else 0.0, "the copied layer adds nothing until it is trained")
-    return silent
-
-
-def _scales(
-    deep: PreTrainedModel, grown: PreTrainedModel, layers: Layers, factors: Mapping[str, int]
-) -> dict[str, tuple[float, float, str]]:
-    """Corrections by source tensor: (scale, offset, reason)."""
-    table_scale = _embedding_scale(deep, grown)
-    scales: dict[str, tuple[float, float, str]] = {}
-    embedding, head = deep.get_input_embeddings(), deep.get_output_embeddings()
-    names = {id(p): name for name, p in reversed(list(deep.named_parameters()))}
-    table = names[id(embedding.weight)]
-    if table_scale != 1:
-        scales[table] = (1 / table_scale, 0.0, "the architecture multiplies the table by a constant of the hidden size")
-    if head is not None and head.weight is embedding.weight:
-        # The head reads the table's copies, which are whole copies and no shares; the norm before it makes up.
-        path = final_norm(deep, layers.prefixes)
-        norm = deep.get_submodule(path)
-        for name, _ in norm.named_parameters():
-            offset = 1.0 if name == "weight" and adds_one(norm) else 0.0
-            scales[f"{path}.{name}"] = (
-                table_scale / factors["hidden"],
-                offset,
-                "the output head is tied and reads copies",
-            )
-    return scales
-
-
-def _embedding_scale(deep: PreTrainedModel, grown: PreTrainedModel) -> float:
-    """How much larger the constant on the token table becomes.
-
-    Raises:
-        UnsupportedModelError: another constant depends on the width.
-    """
-    before, after = constants(deep), constants(grown)
-    changed = {k: (v, after[k]) for k, v in before.items() if isinstance(v, float) and k in after and after[k] != v}
-    scale = 1.0
-    for name, (old, new) in changed.items():
-        if deep.get_submodule(name.rpartition(".")[0]) is not deep.get_input_embeddings():
-            raise UnsupportedModelError(
-                f"{deep.config.model_type} computes {name} from its width: it would go from {old} to {new} and change "
-                "the function, and growth does not know how to make up for it."
-            )
-        # The model multiplies by the constant rounded to its dtype: 55.43 is 55.5 in bfloat16.
-        dtype = deep.config.dtype if isinstance(deep.config.dtype, torch.dtype) else torch.float32
-        old, new = (torch.tensor(value, dtype=dtype).double().item() for value in (old, new))
-        scale *= new / old
-    return scale
 
 
 def _check_shapes(recipes: tuple[Recipe, ...], tensors: Mapping[str, Tensor]) -> None:

@@ -6,6 +6,7 @@ Names are dotted where a config has parts: "text_config.hidden_size". What a siz
 import copy
 import re
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -77,8 +78,12 @@ def dimension_field(config: PreTrainedConfig, dimension: str) -> str | None:
     return None
 
 
-def wider_fields(config: PreTrainedConfig, factors: Mapping[str, int]) -> dict[str, Any]:
-    """Every field that says a size of the wider model, by dotted name, with its new value."""
+def wider_fields(config: PreTrainedConfig, factors: Mapping[str, int | Fraction]) -> dict[str, Any]:
+    """Every field that says a size of the wider model, by dotted name, with its new value.
+
+    Raises:
+        UnsupportedModelError: a size that a fraction does not make a whole number.
+    """
     part = text_part(config)
     record = (field_value(config, part.rstrip(".")) if part else config).to_dict()
     named = {d: f.rpartition(".")[2] for d in DIMENSIONS if (f := dimension_field(config, d)) is not None}
@@ -95,7 +100,13 @@ def wider_fields(config: PreTrainedConfig, factors: Mapping[str, int]) -> dict[s
                 "kv_heads": name in _WITH_KV_HEADS,
             }
             if name == field or follows[dimension]:
-                changes[part + name] = value * factors[dimension]
+                wider = value * Fraction(factors[dimension])
+                if wider.denominator != 1:
+                    raise UnsupportedModelError(
+                        f"{config.model_type}: {part + name}={value} grows with {field} by {factors[dimension]}, which "
+                        f"gives no whole number. Choose a size for {field} that does."
+                    )
+                changes[part + name] = int(wider)
     return changes
 
 

@@ -1,85 +1,53 @@
-"""`verify_checkpoint`: holds a grown checkpoint folder against its source, in pieces, without loading either model.
+"""`verify_checkpoint`: holds a grown checkpoint folder against its source, in the memory of one layer.
 
-Names, shapes, hashes, finite numbers, and whether the shares of every weight add up. Where both models fit in memory
-`verify` compares what they compute as well; where they do not, the report says so.
+Names, shapes, hashes, finite numbers, whether the shares of every weight add up, and what the two compute: logits, loss
+and gradients, block by block. Live models are for `verify`.
 """
 
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
-from ..errors import CorruptFileError, GrowthError, VerificationError
+from ..errors import CorruptFileError, GrowthError, UnsupportedModelError, VerificationError
 from ..store import read_json
-from ..units import format_bytes
-from .checkpoint import Checkpoint, Entry, open_checkpoint
+from .blockwise import BlockwiseModel
+from .checkpoint import Checkpoint, open_checkpoint
 from .config import GrowthConfig
-from .forecast import free_memory
-from .operators import sum_copies
+from .drift import Drift, compare_logits
+from .gradients import GradientReach, reach
+from .job import GROWTH_FILE, GrowthJob, prepare_growth
+from .probe_text import probe_ids
 from .recipe import Recipe
-from .stream import GROWTH_FILE, GrowthJob, prepare_growth
-from .verify import VerifyReport, verify_growth
-from .writer import check_values, hash_file, read_rows
+from .tensors import TORCH_DTYPES, StoredTensors
+from .verify import allowed_drift, copies_apart
+from .verify_report import VerifyReport, conclude
+from .writer import check_values, hash_file
 
-__all__ = ["FilesReport", "verify_checkpoint"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FilesReport:
-    """What `verify_checkpoint` found. `None` means not known; `notes` then says why.
-
-    Attributes:
-        passed: every promise that could be checked was kept.
-        tensors: how many were compared.
-        hashes_match: every file has the SHA-256 that growth.json gives it.
-        weight_error: largest |sum of shares - source| over all tensors, relative to the largest entry of the tensor's
-            piece; 0.0 means bit-exact.
-        wrong: tensors whose shares do not add up beyond one rounding each, at most five names.
-        function: the comparison of logits and loss; None where it was not run.
-        notes: what was not checked, and why.
-    """
-
-    passed: bool
-    tensors: int
-    hashes_match: bool | None
-    weight_error: float
-    wrong: tuple[str, ...]
-    function: VerifyReport | None
-    notes: tuple[str, ...]
-
-    def __str__(self) -> str:
-        hashes = {None: "not known", True: "as in growth.json", False: "OTHER than in growth.json"}[self.hashes_match]
-        equal = "equal bit for bit" if self.weight_error == 0 else f"differ by {self.weight_error:.1e}"
-        lines = [
-            f"Files {'passed' if self.passed else 'FAILED'}",
-            f"  tensors         {self.tensors}, each named and shaped as planned, ties stored once, all finite",
-            f"  hashes          {hashes}",
-            f"  weights         {equal} once copies are added up",
-            *(f"  WRONG           {name}" for name in self.wrong),
-            *(f"  note: {note}" for note in self.notes),
-        ]
-        return "\n".join(lines if self.function is None else [*lines, str(self.function)])
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        function = None if self.function is None else self.function.to_dict()
-        return {**vars(self), "wrong": list(self.wrong), "notes": list(self.notes), "function": function}
+__all__ = ["verify_checkpoint"]
 
 
 def verify_checkpoint(
-    source: str | os.PathLike[str], grown: str | os.PathLike[str], text_ids: Sequence[int] | None = None
-) -> FilesReport:
-    """Compare a grown checkpoint with its source on disk.
+    source: str | os.PathLike[str],
+    grown: str | os.PathLike[str],
+    text: str | Sequence[int] | None = None,
+    *,
+    gradients: bool = True,
+) -> VerifyReport:
+    """Compare a grown checkpoint with its source on disk; one layer of one model is in memory at a time.
 
     Args:
         source: the folder before growth; grown: the folder after.
-        text_ids: token ids to compare logits and loss on; default: random tokens.
+        text: text or token ids to compare logits and loss on, at most 512 tokens of a text; default: a built-in text,
+            or random tokens where the source has no tokenizer.
+        gradients: run one backward pass as well and see which tensors it reaches.
+
+    Returns:
+        What was found. An architecture that cannot be run block by block is compared by its tensors alone, and
+        `notes` says so.
 
     Raises:
         VerificationError: a promise was not kept; the message holds the report.
@@ -90,18 +58,31 @@ def verify_checkpoint(
     after = open_checkpoint(grown)
     job = prepare_growth(source, _recorded_growth(grown))
     _check_names(job, after)
-    check_values(grown, after.entries.values())
+    check_values(after, after.entries.values())
     hashes, notes = _compare_hashes(after)
-    worst, wrong = _compare_weights(job, after)
-    function, reason = _compare_functions(job, grown, text_ids)
-    report = FilesReport(
-        passed=hashes is not False and (not wrong or not job.plan.growth.shares_add_up),
+    ids, origin = probe_ids(source, job.plan.source_config, text)
+    shapes = {name: recipe.shape for name, recipe in job.recipes.items()}
+    stored = StoredTensors(checkpoint=after, parts=job.target.parts, entries=after.entries, shapes=shapes)
+    with job.source, stored:
+        worst, wrong, differ = _compare_weights(job, stored)
+        drift, reached, more = _compare_functions(job, stored, ids, gradients)
+    dtype = _rounded(job) or TORCH_DTYPES[job.source.dtype(job.plan.recipes[0].source)]
+    report = conclude(
+        job.plan,
         tensors=len(after.entries),
-        hashes_match=hashes,
         weight_error=worst,
-        wrong=tuple(wrong[:5]),
-        function=function,
-        notes=tuple(note for note in (*notes, reason) if note),
+        wrong=tuple(wrong),
+        copies_differ=differ if job.plan.growth.grows_width else None,
+        finite=True,  # every number was looked at
+        ties_kept=True,  # the names say so: a tied tensor is stored once
+        drift=drift,
+        allowed=allowed_drift(job.plan, dtype, worst),
+        reach=reached,
+        hashes_match=hashes,
+        n_tokens=0 if drift is None else ids.numel(),
+        text=origin,
+        precision=str(_precision(job)).removeprefix("torch."),
+        notes=(*notes, *more),
     )
     if not report.passed:
         raise VerificationError(f"The grown checkpoint is not what its method promises. Do not train it:\n{report}")
@@ -137,63 +118,79 @@ def _compare_hashes(after: Checkpoint) -> tuple[bool | None, list[str]]:
         stated = {str(name): record["sha256"] for name, record in dict(files or {}).items()}
     except (TypeError, KeyError, ValueError) as error:
         raise CorruptFileError(f"{path} states no hashes. It was not written by a growth.") from error
-    return stated == {name: hash_file(after.folder / name) for name in after.files}, []
+    return stated == {name: hash_file(after.path(name)) for name in after.files}, []
 
 
-def _compare_weights(job: GrowthJob, after: Checkpoint) -> tuple[float, list[str]]:
-    """(largest relative error of summed shares, tensors beyond rounding)."""
-    worst, wrong = 0.0, []
+def _compare_weights(job: GrowthJob, after: StoredTensors) -> tuple[float, list[str], bool]:
+    """(largest relative error of summed shares, tensors beyond rounding, whether copies differ)."""
+    worst, wrong, differ = 0.0, [], True
     for name, recipe in job.recipes.items():
-        error, epsilon = _tensor_error(job, after, recipe, after.entries[name])
+        error, epsilon, apart = _tensor_error(job.source, after, recipe)
         worst = max(worst, error) if not math.isnan(error) else error
+        differ = differ and apart
         if not error <= 4 * epsilon:
             wrong.append(name)
-    return worst, wrong
+    return worst, wrong, differ
 
 
-def _tensor_error(job: GrowthJob, after: Checkpoint, recipe: Recipe, entry: Entry) -> tuple[float, float]:
-    origin = job.match.entries[recipe.source]
-    old = os.open(job.checkpoint.folder / origin.file, os.O_RDONLY | os.O_NOFOLLOW)
-    new = os.open(after.folder / entry.file, os.O_RDONLY | os.O_NOFOLLOW)
-    worst, epsilon = 0.0, 0.0
-    try:
-        for start, stop in recipe.blocks():
-            before = read_rows(old, origin, start, stop)
-            epsilon = torch.finfo(before.dtype).eps if before.is_floating_point() else 0.0
-            if not recipe.axes:
-                found, expected = read_rows(new, entry, start, stop).double(), recipe.expected_sum(before)
-            else:
-                found, expected = _fold(recipe, before, start, new, entry)
-            if before.numel():
-                size = max(before.double().abs().max().item(), abs(recipe.offset), torch.finfo(torch.float64).tiny)
-                worst = max(worst, (found - expected).abs().max().item() / size)
-    finally:
-        os.close(old)
-        os.close(new)
-    return worst, epsilon
+def _tensor_error(source: StoredTensors, after: StoredTensors, recipe: Recipe) -> tuple[float, float, bool]:
+    """(largest relative error, what one unit of rounding is, whether copies differ or there is nothing to differ)."""
+    worst, epsilon, apart, weight = 0.0, 0.0, False, False
+    for start, stop in recipe.blocks():
+        before = source.rows(recipe.source, start, stop)
+        epsilon = torch.finfo(recipe.dtype or before.dtype).eps if before.is_floating_point() else 0.0
+        if not recipe.shape:
+            found, expected = after.tensor(recipe.target).double(), recipe.expected_sum(before)
+        else:
+            found, expected, differ = _fold(recipe, before, start, after)
+            apart, weight = apart or differ, weight or bool((before != 0).any())
+        if before.numel():
+            size = max(before.double().abs().max().item(), abs(recipe.offset), torch.finfo(torch.float64).tiny)
+            worst = max(worst, (found - expected).abs().max().item() / size)
+    reads = recipe.reads is not None and recipe.index(recipe.reads) is not None
+    return worst, epsilon, apart or not reads or not weight
 
 
-def _fold(recipe: Recipe, before: Tensor, start: int, new: int, entry: Entry) -> tuple[Tensor, Tensor]:
-    """(summed shares of the grown rows that come from some rows of the source, what they should sum to); float64."""
+def _fold(recipe: Recipe, before: Tensor, start: int, after: StoredTensors) -> tuple[Tensor, Tensor, bool]:
+    """Of the grown rows that come from some rows of the source.
+
+    Returns:
+        Their summed shares; what these should be; both float64. And whether copies of an input differ in them.
+    """
     positions, expected = recipe.expected_rows(before, start)
     first, last = int(positions[0]), int(positions[-1]) + 1
-    grown = read_rows(new, entry, first, last)[positions - first].double()
-    index = None if recipe.reads is None else recipe.index(recipe.reads)
-    if recipe.reads is None or index is None:
-        return grown, expected
-    if recipe.reads == 0:
-        return sum_copies(grown, 0, index[positions] - start, len(before)), expected
-    return sum_copies(grown, recipe.reads, index, before.shape[recipe.reads]), expected
+    grown = after.rows(recipe.target, first, last)[positions - first]
+    index, apart = None if recipe.reads is None else recipe.index(recipe.reads), False
+    if recipe.reads is not None and index is not None:
+        apart = copies_apart(grown, recipe.reads, index[positions] if recipe.reads == 0 else index)
+    return recipe.fold_rows(grown.double(), positions, start, len(before)), expected, apart
 
 
-def _compare_functions(job: GrowthJob, grown: Path, text_ids: Sequence[int] | None) -> tuple[VerifyReport | None, str]:
-    """(report, ""), or (None, why the models were not loaded)."""
-    # Half-precision weights are compared as float32 copies, so each model may be there twice.
-    needed, free = 6 * (job.plan.n_params + job.plan.n_params_source), free_memory()
-    if free is None or needed > free // 2:
-        room = "an unknown amount is" if free is None else f"{format_bytes(free)} are"
-        return None, f"logits and loss were not compared: both models take {format_bytes(needed)}, and {room} free"
-    models = [
-        AutoModelForCausalLM.from_pretrained(path, local_files_only=True) for path in (job.checkpoint.folder, grown)
-    ]
-    return verify_growth(models[0], models[1], text_ids, plan=job.plan), ""
+def _rounded(job: GrowthJob) -> torch.dtype | None:
+    return None if job.plan.growth.dtype is None else getattr(torch, job.plan.growth.dtype)
+
+
+def _precision(job: GrowthJob) -> torch.dtype:
+    """What both models are computed in: what holds every weight, so that drift shows structure and not rounding."""
+    dtypes = {job.source.dtype(recipe.source) for recipe in job.plan.recipes}
+    return torch.float64 if "F64" in dtypes else torch.float32
+
+
+def _compare_functions(
+    job: GrowthJob, after: StoredTensors, ids: Tensor, gradients: bool
+) -> tuple[Drift | None, GradientReach | None, list[str]]:
+    """(drift, gradient reach, why one of them is None)."""
+    precision = _precision(job)
+    try:
+        grown = BlockwiseModel(job.plan.target_config, after, precision)
+        # A growth that changes the dtype converts first: what it keeps is the converted source.
+        source = BlockwiseModel(job.plan.source_config, job.source, precision, _rounded(job))
+        drift = compare_logits(source.logits(ids), grown.logits(ids), ids)
+    except UnsupportedModelError as error:
+        return None, None, [f"logits, loss and gradients are not known: {error}"]
+    if not gradients:
+        return drift, None, ["gradients were not asked for"]
+    try:
+        return drift, reach(job.plan, grown.reached(ids), lambda: source.reached(ids)), []
+    except UnsupportedModelError as error:
+        return drift, None, [f"gradients are not known: {error}"]

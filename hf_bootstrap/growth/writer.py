@@ -7,7 +7,7 @@ safe on disk, so a killed writer goes on where it was. Choosing the folder and s
 import errno
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,19 +19,15 @@ from torch import Tensor
 
 from ..errors import CorruptFileError, GrowthError
 from ..store import read_json, write_json
-from .checkpoint import DTYPES, Checkpoint, Entry, Match
+from .checkpoint import DTYPES, Checkpoint, Entry
+from .hub_layout import Part
+from .job import GrowthJob
 from .layout import Shard
-from .plan import GrowthPlan
 from .recipe import Recipe
 
-__all__ = ["PROGRESS", "check_values", "hash_file", "read_rows", "write_shards"]
+__all__ = ["PROGRESS", "check_values", "hash_file", "write_shards"]
 
 PROGRESS = "progress.json"
-
-_TORCH = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
-    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
-}  # fmt: skip
 
 # The exponent's bits; all of them set is NaN or infinity.
 _EXPONENT = {
@@ -47,43 +43,33 @@ _SYNC_EVERY = 2**28  # bytes after which what was written is made safe and noted
 class _Work:
     """What the writing of one growth shares."""
 
-    source: Path
-    match: Match
-    plan: GrowthPlan
+    job: GrowthJob
     folder: Path
-    recipes: Mapping[str, Recipe]
     done: dict[str, int]
-    fingerprint: str
-    inputs: dict[str, int] = field(default_factory=dict)
+    hot: dict[tuple[str, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def note(self, shard: Shard, entries: int) -> None:
         self.done[shard.name] = entries
-        write_json(self.folder.parent / PROGRESS, {"fingerprint": self.fingerprint, "done": self.done})
+        write_json(self.folder.parent / PROGRESS, {"fingerprint": self.job.fingerprint, "done": self.done})
 
-    def open_source(self, file: str) -> int:
-        if file not in self.inputs:
-            self.inputs[file] = os.open(self.source / file, os.O_RDONLY | os.O_NOFOLLOW)
-        return self.inputs[file]
+    def block(self, recipe: Recipe, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """The grown rows that come from some rows of the source. The last ones are kept: pieces share them."""
+        if (recipe.target, start) not in self.hot:
+            self.hot.clear()
+            rows, plan = self.job.source.rows(recipe.source, start, stop), self.job.plan
+            after = None if recipe.after is None else self.job.source.rows(recipe.after, start, stop)
+            self.hot[recipe.target, start] = recipe.grow_rows(rows, start, plan.operator, plan.growth.seed, after)
+        return self.hot[recipe.target, start]
 
 
-def write_shards(
-    checkpoint: Checkpoint,
-    match: Match,
-    plan: GrowthPlan,
-    recipes: Mapping[str, Recipe],
-    shards: tuple[Shard, ...],
-    folder: Path,
-    fingerprint: str,
-) -> dict[str, str]:
+def write_shards(job: GrowthJob, folder: Path) -> dict[str, str]:
     """Write every shard of a grown checkpoint into a folder, going on where an earlier call was killed.
 
     The same plan and source give the same bytes, whatever the number of threads and however often it was killed.
 
     Args:
-        checkpoint: the source; match: which of its entries are which tensors.
-        plan: the growth; recipes: its recipes by the name of the tensor on disk.
-        shards: as `lay_out` gives them; folder: where they go. What is done is noted beside it, in `PROGRESS`.
-        fingerprint: of source, plan and layout. What lies in the folder counts only if it was written under the same.
+        job: the growth. What lies in the folder counts only if it was written under the same fingerprint.
+        folder: where the shards go. What is done is noted beside it, in `PROGRESS`.
 
     Returns:
         SHA-256 of every shard, read back from the file, in hexadecimal.
@@ -92,24 +78,19 @@ def write_shards(
         GrowthError: a tensor of the source holds NaN or infinity, or tied tensors differ.
         OSError: the disk is full or failing.
     """
-    done = _earlier(folder, fingerprint)
-    work = _Work(checkpoint.folder, match, plan, folder, recipes, done, fingerprint)
+    work = _Work(job, folder, _earlier(folder, job.fingerprint))
     # Reading back and looking for NaN go on beside the writing; numpy and hashlib let other threads run.
-    with ThreadPoolExecutor(max_workers=2) as beside:
-        checks = beside.submit(check_values, checkpoint.folder, match.entries.values(), match.aliases)
+    with ThreadPoolExecutor(max_workers=2) as beside, job.source:
+        checks = beside.submit(check_values, job.checkpoint, job.match.entries.values(), job.match.aliases)
         hashes: dict[str, Future[str]] = {}
-        try:
-            for shard in shards:
-                _write_shard(work, shard, checks)
-                hashes[shard.name] = beside.submit(hash_file, folder / shard.name)
-            checks.result()
-            return {name: future.result() for name, future in hashes.items()}
-        finally:
-            for descriptor in work.inputs.values():
-                os.close(descriptor)
+        for shard in job.shards:
+            _write_shard(work, shard, checks)
+            hashes[shard.name] = beside.submit(hash_file, folder / shard.name)
+        checks.result()
+        return {name: future.result() for name, future in hashes.items()}
 
 
-def check_values(folder: Path, entries: Iterable[Entry], aliases: Iterable[tuple[Entry, Entry]] = ()) -> None:
+def check_values(checkpoint: Checkpoint, entries: Iterable[Entry], aliases: Iterable[tuple[Entry, Entry]] = ()) -> None:
     """Read tensors in pieces: every number is finite, and tied tensors that are stored twice are equal.
 
     Raises:
@@ -117,7 +98,7 @@ def check_values(folder: Path, entries: Iterable[Entry], aliases: Iterable[tuple
     """
     for entry in entries:
         integer, mask = _EXPONENT.get(entry.dtype, (np.uint8, 0))
-        for piece in _pieces(folder, entry) if mask else ():
+        for piece in _pieces(checkpoint, entry) if mask else ():
             numbers: Any = np.frombuffer(piece, integer)
             if ((numbers & integer(mask)) == mask).any():
                 raise GrowthError(
@@ -125,10 +106,12 @@ def check_values(folder: Path, entries: Iterable[Entry], aliases: Iterable[tuple
                 )
     for alias, first in aliases:
         same = (alias.dtype, alias.shape) == (first.dtype, first.shape)
-        if not same or any(a != b for a, b in zip(_pieces(folder, alias), _pieces(folder, first), strict=True)):
+        pairs = zip(_pieces(checkpoint, alias), _pieces(checkpoint, first), strict=True) if same else ()
+        if not same or any(a != b for a, b in pairs):
             raise GrowthError(
-                f"{alias.name} and {first.name} are one tensor in this architecture, but {folder} holds two that "
-                "differ. Growth would lose one of the two; make the config say what the model is (tie_word_embeddings)."
+                f"{alias.name} and {first.name} are one tensor in this architecture, but {checkpoint.folder} holds two "
+                "that differ. Growth would lose one of the two; make the config say what the model is "
+                "(tie_word_embeddings)."
             )
 
 
@@ -136,27 +119,6 @@ def hash_file(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with open(path, "rb", buffering=0) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_rows(descriptor: int, entry: Entry, start: int, stop: int) -> Tensor:
-    """Rows of a tensor in a file, as a tensor of their own; a scalar is read whole.
-
-    Raises:
-        CorruptFileError: the file is shorter than its header says.
-    """
-    if not entry.shape:
-        begin, length, shape = entry.start, entry.stop - entry.start, entry.shape
-    else:
-        begin, length = entry.start + start * entry.row_bytes, (stop - start) * entry.row_bytes
-        shape = (stop - start, *entry.shape[1:])
-    buffer = bytearray(length)
-    if os.preadv(descriptor, [buffer], begin) != length:
-        raise CorruptFileError(f"{entry.file} ended in the middle of {entry.name}; is someone else writing to it?")
-    if entry.dtype not in _TORCH:
-        raise GrowthError(
-            f"{entry.name} is {entry.dtype}, which cannot be widened. Convert the checkpoint to bfloat16."
-        )
-    return torch.frombuffer(buffer, dtype=_TORCH[entry.dtype]).reshape(shape) if length else torch.empty(shape)
 
 
 def _earlier(folder: Path, fingerprint: str) -> dict[str, int]:
@@ -192,31 +154,51 @@ def _write_shard(work: _Work, shard: Shard, checks: "Future[None]") -> None:
 
 
 def _write_tensor(work: _Work, descriptor: int, entry: Entry) -> None:
-    recipe = work.recipes[entry.name]
-    origin = work.match.entries[recipe.source]
-    source = work.open_source(origin.file)
-    if recipe.is_copy:
-        _copy_range(source, origin.start, descriptor, entry.start, entry.stop - entry.start)
-        return
-    operator, seed = work.plan.operator, work.plan.growth.seed
-    if not recipe.axes:
-        rows = origin.shape[0] if origin.shape else 1
-        _write(descriptor, _bytes_of(recipe.grow(read_rows(source, origin, 0, rows), operator, seed)), entry.start)
-        return
-    for start, stop in recipe.blocks():
-        positions, made = recipe.grow_rows(read_rows(source, origin, start, stop), start, operator, seed)
-        _write_rows(descriptor, entry, positions, made)
+    for part in work.job.target.stored[entry.name]:
+        _write_part(work, descriptor, entry, part)
 
 
-def _write_rows(descriptor: int, entry: Entry, positions: Tensor, made: Tensor) -> None:
-    """Put rows where they belong, neighbours in one write."""
+def _write_part(work: _Work, descriptor: int, entry: Entry, part: Part) -> None:
+    recipe, source = work.job.recipes[part.tensor], work.job.source
+    place = entry.start + part.start * entry.row_bytes
+    if recipe.is_copy and (found := source.piece(recipe.source, part)) is not None:
+        origin, row = found
+        begin, length = origin.start + row * origin.row_bytes, part.rows * entry.row_bytes
+        _copy_range(source.descriptor(origin.file), begin, descriptor, place, length)
+    elif not entry.shape:
+        plan = work.job.plan
+        grown = recipe.grow(source.tensor(recipe.source), plan.operator, plan.growth.seed)
+        _write(descriptor, _bytes_of(grown), place)
+    else:
+        for start, stop in _blocks(recipe, part):
+            _write_rows(descriptor, entry, part, *work.block(recipe, start, stop))
+
+
+def _blocks(recipe: Recipe, part: Part) -> list[tuple[int, int]]:
+    """Those blocks of a recipe that make rows of a part."""
+    first, last = part.box[0]
+    if (index := recipe.index(0)) is not None:
+        first, last = int(index[first:last].min()), int(index[first:last].max()) + 1
+    return [(start, stop) for start, stop in recipe.blocks() if start < last and stop > first]
+
+
+def _write_rows(descriptor: int, entry: Entry, part: Part, positions: Tensor, made: Tensor) -> None:
+    """Put grown rows where they belong, neighbours in one write."""
+    inside = (positions >= part.box[0][0]) & (positions < part.box[0][1])
+    if not bool(inside.all()):
+        positions, made = positions[inside], made[inside]
+    made = made[(slice(None), *(slice(*pair) for pair in part.box[1:]))]
+    place = entry.start + part.start * entry.row_bytes
     data = _bytes_of(made)
+    if part.drops_first:
+        _write(descriptor, data, place)
+        return
     breaks = torch.nonzero(positions.diff() != 1).flatten().tolist()
     starts, stops = [0, *(b + 1 for b in breaks)], [*(b + 1 for b in breaks), len(positions)]
     for first, last in zip(starts, stops, strict=True):
         if first < last:
-            place = entry.start + int(positions[first]) * entry.row_bytes
-            _write(descriptor, data[first * entry.row_bytes : last * entry.row_bytes], place)
+            row = int(positions[first]) - part.box[0][0]
+            _write(descriptor, data[first * entry.row_bytes : last * entry.row_bytes], place + row * entry.row_bytes)
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
@@ -246,8 +228,8 @@ def _copy_range(source: int, start: int, target: int, offset: int, length: int) 
         start, offset, length = start + copied, offset + copied, length - copied
 
 
-def _pieces(folder: Path, entry: Entry) -> Iterable[bytes]:
+def _pieces(checkpoint: Checkpoint, entry: Entry) -> Iterable[bytes]:
     step = _PIECE - _PIECE % max(1, DTYPES[entry.dtype])
-    with open(folder / entry.file, "rb", buffering=0) as file:
+    with open(checkpoint.path(entry.file), "rb", buffering=0) as file:
         for start in range(entry.start, entry.stop, step):
             yield os.pread(file.fileno(), min(step, entry.stop - start), start)

@@ -5,18 +5,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hf_bootstrap.growth.index_maps import copy_ranks, gather, interleave, pad_heads, pad_units, sum_copies
 from hf_bootstrap.growth.operators import (
     OPERATORS,
     clone,
-    copy_ranks,
-    gather,
-    interleave,
+    give_first,
     keyed_generator,
+    noise,
     partition,
     rescale,
     split,
     split_in_two,
-    sum_copies,
 )
 
 # Every finite bit pattern of a type, so that zeros, subnormal and huge numbers all come up.
@@ -40,7 +39,7 @@ def exact_sum(parts):
     return [sum((Fraction(value) for value in row), Fraction()) for row in parts.double().tolist()]
 
 
-@pytest.mark.parametrize("method", [split, partition])
+@pytest.mark.parametrize("method", [split, partition, give_first])
 @pytest.mark.parametrize("dtype", BITS, ids=str)
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
@@ -64,7 +63,7 @@ def test_two_parts_have_the_sign_of_the_whole_and_add_up(weight, uniform):
 
 def test_split_copies_differ_and_clone_copies_do_not():
     weight, source = torch.randn(16, 4), interleave(4, 2)
-    for method, differ in ((split, True), (partition, True), (clone, False)):
+    for method, differ in ((split, True), (partition, True), (noise, True), (give_first, True), (clone, False)):
         grown = method(weight, 1, source, torch.Generator().manual_seed(0))
         assert torch.equal(grown[:, 0::2], grown[:, 1::2]) is not differ
 
@@ -95,6 +94,16 @@ def test_summing_copies_undoes_every_operator(method):
     weight, source = torch.randn(5, 4), torch.tensor([3, 0, 0, 1, 2, 0, 3])
     grown = method(weight, 1, source, torch.Generator().manual_seed(0))
     torch.testing.assert_close(sum_copies(grown, 1, source, 4), weight.double(), rtol=1e-7, atol=1e-7)
+
+
+def test_new_units_that_are_no_copies_come_after_the_old_ones():
+    index, fresh = pad_units(3, 5)
+    assert index[~fresh].tolist() == [0, 1, 2]
+    assert index[fresh].tolist() == [0, 1]
+    # 4 heads of 2 channels for 2 key heads become 6: a new one at the end of each group.
+    index, fresh = pad_heads(4, 6, 2, 2, 2)
+    assert index[~fresh].tolist() == list(range(8))
+    assert fresh.reshape(6, 2).any(1).tolist() == [False, False, True, False, False, True]
 
 
 def test_interleaving_keeps_blocks_whole():

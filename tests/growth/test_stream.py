@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from hf_bootstrap import grow_checkpoint
-from hf_bootstrap.errors import BootstrapError, GrowthError, StoreError, UnsupportedModelError
+from hf_bootstrap.errors import BootstrapError, GrowthError, StoreError
 from hf_bootstrap.growth import recipe as recipes
-from hf_bootstrap.growth import stream, writer
+from hf_bootstrap.growth import staging, stream, writer
 from hf_bootstrap.growth.bootstrap import bootstrap_from_pretrained
 from hf_bootstrap.growth.checkpoint import open_checkpoint
 from hf_bootstrap.growth.config import GrowthConfig
@@ -181,17 +181,6 @@ def test_quantised_and_foreign_configs_are_refused(base, tmp_path):
         refused(base, tmp_path / "grown", error=GrowthError, match=match)
 
 
-def test_an_architecture_stored_in_another_layout_is_refused_with_the_reason(tmp_path):
-    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
-
-    sizes = {"hidden_size": 32, "intermediate_size": 32, "moe_intermediate_size": 16, "num_hidden_layers": 2}
-    model = Qwen3MoeForCausalLM(
-        Qwen3MoeConfig(**sizes, num_attention_heads=4, num_key_value_heads=2, num_experts=4, vocab_size=64)
-    )
-    model.save_pretrained(tmp_path / "base")
-    refused(tmp_path / "base", tmp_path / "grown", DEEPER, UnsupportedModelError, "another layout")
-
-
 def test_tied_tensors_stored_twice_are_stored_once_if_they_agree(tmp_path):
     base = make(tmp_path / "base", "gpt2")
     change_weights(base, lambda w: w.update({"lm_head.weight": w["transformer.wte.weight"].clone()}))
@@ -216,7 +205,7 @@ def test_no_growth_and_no_room_are_refused(base, tmp_path, monkeypatch):
     refused(base, tmp_path / "grown", GrowthConfig(), GrowthError, "no growth")
     with pytest.raises(GrowthError, match="max_shard_size"):
         grow_checkpoint(base, tmp_path / "grown", WIDER, max_shard_size=0)
-    monkeypatch.setattr(stream.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 5, 5))
+    monkeypatch.setattr(staging.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 5, 5))
     refused(base, tmp_path / "grown", error=StoreError, match="free some|5 bytes are free")
 
 
@@ -298,7 +287,7 @@ from hf_bootstrap import GrowthConfig
 from hf_bootstrap.growth.architecture import build_meta, named_tensors
 from hf_bootstrap.growth.forecast import forecast_growth
 from hf_bootstrap.growth.layout import lay_out, shard_index
-from hf_bootstrap.growth.stream import prepare_growth
+from hf_bootstrap.growth.job import prepare_growth
 folder = Path(sys.argv[1])
 config = LlamaConfig(hidden_size=8192, intermediate_size=28672, num_hidden_layers=80, num_attention_heads=64,
                      num_key_value_heads=8, vocab_size=128256, dtype="bfloat16")

@@ -6,7 +6,8 @@ import torch
 from hf_bootstrap.errors import GrowthError, VerificationError
 from hf_bootstrap.growth.bootstrap import bootstrap_from_pretrained
 from hf_bootstrap.growth.config import GrowthConfig
-from hf_bootstrap.growth.operators import OPERATORS, gather
+from hf_bootstrap.growth.index_maps import gather
+from hf_bootstrap.growth.operators import OPERATORS
 from hf_bootstrap.growth.verify import verify_growth
 
 from .models import random_ids, tiny

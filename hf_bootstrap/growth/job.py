@@ -1,0 +1,166 @@
+"""`GrowthJob`: a growth on disk worked out in full before a byte is written; carrying it out is for `stream`."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, PreTrainedConfig
+
+from ..errors import GrowthError, UnsupportedModelError
+from ..records import canonical_json
+from ..store import read_json
+from .architecture import build_meta, named_tensors
+from .checkpoint import Checkpoint, Match, match_tensors, open_checkpoint, real_file
+from .config import GrowthConfig
+from .hub_layout import HubLayout, Part, hub_layout
+from .layout import INDEX_NAME, Shard, lay_out, shard_limit
+from .plan import GrowthPlan, plan_growth
+from .recipe import Recipe
+from .tensors import StoredTensors
+
+__all__ = ["GROWTH_FILE", "GrowthJob", "prepare_growth"]
+
+GROWTH_FILE = "growth.json"
+
+# What travels with the weights unchanged: tokenizers, templates, generation settings, and remote code (never run).
+_CARRIED = (".json", ".txt", ".model", ".jinja", ".py", ".tiktoken", ".vocab", ".spm")
+_NOT_CARRIED = ("config.json", INDEX_NAME, GROWTH_FILE, "growth_config.json", "trainer_state.json", "complete.json")
+# As safetensors spells them.
+_FLOATS = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32", torch.float64: "F64"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrowthJob:
+    """A growth on disk, worked out in full before a byte is written.
+
+    Attributes:
+        checkpoint, match: the source and which of its entries are which tensors on disk.
+        source: its tensors by the names they have in memory; target: where those of the grown model go on disk.
+        plan: the growth; recipes: its recipes by the name of the grown tensor in memory; shards: the files it fills.
+        carried, left_behind: names of the source's other files that will be copied, and that will not.
+        fingerprint: SHA-256 of everything that decides the result.
+    """
+
+    checkpoint: Checkpoint
+    match: Match
+    source: StoredTensors
+    target: HubLayout
+    plan: GrowthPlan
+    recipes: Mapping[str, Recipe]
+    shards: tuple[Shard, ...]
+    carried: tuple[str, ...]
+    left_behind: tuple[str, ...]
+    fingerprint: str
+
+    @property
+    def size(self) -> int:
+        """Bytes of the grown weights."""
+        return sum(shard.size for shard in self.shards)
+
+
+def prepare_growth(
+    source: str | os.PathLike[str], config: GrowthConfig, *, max_shard_size: str | int = "5GB"
+) -> GrowthJob:
+    """Work out a growth on disk: open the source, plan, match every tensor, lay out every byte. Writes nothing.
+
+    Raises:
+        GrowthError, UnsupportedModelError, StoreError: as `grow_checkpoint`.
+    """
+    limit = shard_limit(max_shard_size)
+    if not config.grows:
+        raise GrowthError("GrowthConfig() asks for no growth, so there is nothing to write. Try depth=2 or width=2.")
+    checkpoint = open_checkpoint(Path(source))
+    model_config = _open_config(checkpoint.folder)
+    plan = plan_growth(model_config, config)
+    model = build_meta(model_config)
+    layout, target = _accepted(hub_layout(model), checkpoint), hub_layout(build_meta(plan.target_config))
+    match = match_tensors(
+        checkpoint,
+        layout.shapes,
+        layout.ties,
+        prefix=model.base_model_prefix,
+        ignored=model._keys_to_ignore_on_load_unexpected or (),
+    )
+    shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()}
+    tensors = StoredTensors(checkpoint=checkpoint, parts=layout.parts, entries=match.entries, shapes=shapes)
+    recipes = {recipe.target: recipe for recipe in plan.recipes}
+    shards = lay_out(
+        ((name, _dtype(name, target, recipes, tensors), shape) for name, shape in target.shapes.items()), limit
+    )
+    carried, left_behind = _other_files(checkpoint)
+    return GrowthJob(
+        checkpoint=checkpoint,
+        match=match,
+        source=tensors,
+        target=target,
+        plan=plan,
+        recipes=recipes,
+        shards=shards,
+        carried=carried,
+        left_behind=left_behind,
+        fingerprint=_fingerprint(checkpoint, plan, shards, carried),
+    )
+
+
+def _open_config(folder: Path) -> PreTrainedConfig:
+    record = read_json(real_file(folder / "config.json"))
+    if record.get("quantization_config"):
+        raise UnsupportedModelError(
+            f"{folder} is quantised; the shares of a quantised weight cannot add up to it. Take the original weights."
+        )
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # a config class may refuse a value in any way it likes
+        raise UnsupportedModelError(f"{folder / 'config.json'} cannot be used: {error}") from error
+    if config.is_encoder_decoder:
+        raise UnsupportedModelError(f"{folder} is an encoder-decoder; growth is for decoder-only language models.")
+    return config
+
+
+def _dtype(stored: str, target: HubLayout, recipes: Mapping[str, Recipe], source: StoredTensors) -> str:
+    made = [recipes[part.tensor] for part in target.stored[stored]]
+    found = {_stored_dtype(recipe, source.dtype(recipe.source)) for recipe in made}
+    if len(found) > 1:
+        raise GrowthError(f"{stored} is made of tensors of different dtypes ({', '.join(sorted(found))}).")
+    return found.pop()
+
+
+def _stored_dtype(recipe: Recipe, dtype: str) -> str:
+    """What a grown tensor is stored in: as its source, unless the growth asks for another type of float."""
+    return _FLOATS[recipe.dtype] if recipe.dtype is not None and dtype in _FLOATS.values() else dtype
+
+
+def _accepted(layout: HubLayout, checkpoint: Checkpoint) -> HubLayout:
+    """The layout of a source: a tensor that lies there under the name and in the shape it has in memory is taken so."""
+    parts = dict(layout.parts)
+    for name, found in layout.parts.items():
+        if name in checkpoint.entries and not any(part.stored in checkpoint.entries for part in found):
+            box = tuple((0, length) for length in checkpoint.entries[name].shape)
+            parts[name] = (Part(tensor=name, stored=name, box=box),)
+    shapes = {part.stored: layout.shapes.get(part.stored, part.shape) for found in parts.values() for part in found}
+    return replace(layout, parts=parts, shapes=shapes)
+
+
+def _other_files(checkpoint: Checkpoint) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    carried: list[str] = []
+    left_behind: list[str] = []
+    for item in sorted(checkpoint.folder.iterdir()):
+        name = item.name
+        if name in checkpoint.files or name in _NOT_CARRIED or name.startswith("."):
+            continue
+        is_ours = item.is_file() and not item.is_symlink() and item.suffix in _CARRIED
+        # Another index speaks of weights that are not carried.
+        (carried if is_ours and not name.endswith(".index.json") else left_behind).append(name)
+    return tuple(carried), tuple(left_behind)
+
+
+def _fingerprint(checkpoint: Checkpoint, plan: GrowthPlan, shards: tuple[Shard, ...], carried: tuple[str, ...]) -> str:
+    facts = [(name, os.stat(checkpoint.folder / name)) for name in (*checkpoint.files, *carried)]
+    digest = hashlib.sha256(canonical_json(plan.to_dict()).encode())
+    digest.update(repr([(name, stat.st_size, stat.st_mtime_ns) for name, stat in facts]).encode())
+    for shard in shards:
+        digest.update(shard.name.encode() + shard.header)
+    return digest.hexdigest()
