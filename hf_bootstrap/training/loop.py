@@ -8,8 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.optim.lr_scheduler import LambdaLR
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, Trainer, TrainingArguments, set_seed
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, TrainingArguments, set_seed
 from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
 
 from ..errors import TrainingError
@@ -23,6 +22,7 @@ from .checkpoints import Checkpoints
 from .data import PackedBlocks
 from .evaluation import from_first_process
 from .schedule import Schedule
+from .trainer import TokenTrainer
 
 __all__ = ["run_one"]
 
@@ -62,7 +62,7 @@ def run_one(folder: RunFolder, report: Callable[[int], None] | None = None, *, s
     saving = Checkpoints(
         {tokens // spec.batch_tokens for tokens in spec.checkpoints}, every=-(-save_every // spec.batch_tokens)
     )
-    trainer = _TokenTrainer(
+    trainer = TokenTrainer(
         model=model,
         args=arguments,
         train_dataset=_training_blocks(folder, spec),
@@ -175,22 +175,6 @@ def _facts(spec: RunSpec, attention: Attention, n_params_base: int | None) -> di
         "attention_reason": attention.reason,
         "hashes": dict(spec.hashes),
     }
-
-
-class _TokenTrainer(Trainer):
-    """A Trainer whose learning rate is a `Schedule`, a function of trained tokens."""
-
-    def __init__(self, *args: Any, schedule: Schedule, batch_tokens: int, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._schedule, self._batch_tokens = schedule, batch_tokens
-
-    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
-        """Make the schedule; on resume only its position comes from the checkpoint, so a branch may decay."""
-        batch = self._batch_tokens
-        target: Any = optimizer or self.optimizer
-        self.lr_scheduler = LambdaLR(target, lambda step: self._schedule.factor(step * batch, batch))
-        self._created_lr_scheduler = True
-        return self.lr_scheduler
 
 
 class _Progress(TrainerCallback):
