@@ -34,7 +34,8 @@ class Checkpoints(TrainerCallback):
     ) -> None:
         """Ask for a checkpoint."""
         if state.global_step in self._steps or (self._every and state.global_step % self._every == 0):
-            control.should_save = True
+            # The counts travel in the log history, which a checkpoint keeps.
+            control.should_save = control.should_log = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Mark the new checkpoint complete once every process has written its part, then drop older ones."""

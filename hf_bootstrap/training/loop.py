@@ -169,8 +169,6 @@ def _facts(spec: RunSpec, attention: Attention, n_params_base: int | None) -> di
         "optimizer_reset": True if spec.base_tokens else None,
         "batch_tokens": spec.batch_tokens,
         "sequence_length": spec.sequence_length,
-        "packing": "joined by end-of-text, attention crosses documents",
-        "replay_ratio": 0.0 if spec.base_tokens else None,
         "attention": attention.name,
         "attention_reason": attention.reason,
         "hashes": dict(spec.hashes),
@@ -178,7 +176,7 @@ def _facts(spec: RunSpec, attention: Attention, n_params_base: int | None) -> di
 
 
 class _Progress(TrainerCallback):
-    """Tells how far the run is, and stops it when the loss is no longer a number."""
+    """Tells how far the run is."""
 
     def __init__(self, spec: RunSpec, report: Callable[[int], None] | None) -> None:
         self._spec, self._report = spec, report
@@ -186,18 +184,3 @@ class _Progress(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self._report:
             self._report(state.global_step * self._spec.batch_tokens)
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        norm = (logs or {}).get("grad_norm", 0.0)
-        if norm != norm or norm == float("inf"):
-            raise TrainingError(
-                f"run {self._spec.run_id} diverged: the gradient is {norm} at step {state.global_step:,}. "
-                f"Its peak learning rate is {self._spec.peak_lr}; lower it."
-            )

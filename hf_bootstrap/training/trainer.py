@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
 
+from .callback import ScalingCallback
 from .schedule import Schedule
 
 __all__ = ["TokenTrainer", "scale_matrices"]
@@ -26,6 +27,9 @@ class TokenTrainer(Trainer):
 
     def __init__(self, *args: Any, schedule: Schedule, batch_tokens: int, width_factor: int = 1, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        for callback in list(self.callback_handler.callbacks):
+            if isinstance(callback, ScalingCallback):
+                callback.lead(self)
         self._schedule, self._batch_tokens, self._width_factor = schedule, batch_tokens, width_factor
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
