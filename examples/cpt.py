@@ -24,7 +24,8 @@ from hf_bootstrap import GrowthConfig, ScalingCallback, bootstrap_from_pretraine
 from hf_bootstrap.errors import DataError
 from hf_bootstrap.study.text import python_code, split_documents
 from hf_bootstrap.training.attention import choose_attention
-from hf_bootstrap.training.data import PackedBlocks, load_tokenizer, pack, read_documents, train_tokenizer
+from hf_bootstrap.training.data import PackedBlocks, load_tokenizer, pack, train_tokenizer
+from hf_bootstrap.training.documents import read_documents
 from hf_bootstrap.units import format_count, parse_count
 
 

@@ -15,6 +15,7 @@ from .env import env
 from .fit import fit
 from .grow import grow
 from .predict import predict
+from .run import run
 from .verify import verify
 
 __all__ = ["app", "main"]
@@ -32,17 +33,17 @@ def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
     """A command that says how to go on when it is stopped; typer would end it without a word."""
 
     @functools.wraps(command)
-    def run(*args: Any, **kwargs: Any) -> None:
+    def stoppable(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
         except KeyboardInterrupt as stopped:
             typer.secho(str(stopped) or "Stopped. Run the same command again to go on where it was.", err=True)
             raise typer.Exit(130) from stopped
 
-    return run
+    return stoppable
 
 
-for _command in (demo, grow, verify, fit, compare, predict, decide, env):
+for _command in (demo, grow, verify, run, fit, compare, predict, decide, env):
     app.command()(_stoppable(_command))
 
 

@@ -5,23 +5,26 @@ It counts trained tokens exactly, measures the loss on held-out text with `evalu
 """
 
 import dataclasses
-import platform
+import math
 import time
 import uuid
 from collections.abc import Iterable, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
+from transformers.trainer_callback import DefaultFlowCallback, TrainerCallback, TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
 from ..errors import RecordError, TrainingError, did_you_mean
 from ..records import ScalingPoint
 from ..store import append_point, read_points
-from .counting import FLOPS_FORMULA, ModelSize, TokenCounter, measure_size
-from .evaluation import evaluate, from_first_process
+from .checks import check_fit
+from .counting import ModelSize, TokenCounter, measure_size
+from .evaluation import Evaluation, evaluate, from_first_process
+from .facts import check_same_run, data_facts, model_facts
+from .forecast import Forecaster
+from .hardware import peak_flops
 from .schedule import Schedule, geometric_marks
 
 __all__ = ["ScalingCallback"]
@@ -29,13 +32,17 @@ __all__ = ["ScalingCallback"]
 _COUNTS = ("tokens", "tokens_seen", "token_slots")
 # Geometric marks begin here: before a few hundred steps a loss says more about warm-up than about data.
 _FIRST_MARK = 100_000
+# A forecast needs points; without one, each is an evaluation that buys little.
+_RATIO, _RATIO_WITH_FORECAST = 2.0, 2.0**0.5
 
 
 class ScalingCallback(TrainerCallback):
-    """Logs a scaling point at chosen token marks, and at the end.
+    """Logs a scaling point at chosen token marks, at each evaluation of the Trainer, and at the end.
 
-    Ordinary Trainer logs get the same numbers (`tokens`, `tokens_seen`, `token_slots`, `eval_<set>_loss`),
-    so any tracker shows them; counts are restored from them on resume.
+    Ordinary Trainer logs get the same numbers (`tokens`, `tokens_seen`, `token_slots`, `eval_<set>_loss`, `flops`,
+    `tokens_per_second` ...), and counts are restored from them on resume. Trackers that `report_to` names see them if
+    `lead` was called. Before the first step it refuses data that does not fit the model, and a points
+    file of another run.
 
     Args:
         eval_datasets: name -> held-out set (map-style, items with `input_ids`); the first is the primary one.
@@ -43,11 +50,18 @@ class ScalingCallback(TrainerCallback):
         method: how the second stage began: continue, stack, expand-split, scratch ...
         base_run_id: the trunk of the base model; runs with the same one are not independent.
         marks: "geometric", or trained tokens at which to measure.
+        forecast: fit the run's own points as they come, and log the loss expected at its end with an interval
+            (`forecast_loss`, `forecast_low`, `forecast_high`) and the tokens beyond which doubling them gains less than
+            0.01 nats (`forecast_worth_until`); silent until there are enough points, and at most 1% of the run's time.
         points_file: defaults to ``<output_dir>/points.jsonl``.
         schedule: tells the phase of a point; without one it is read off the learning rate, and the end of
             training is "end".
         eval_batch_size: speed only.
-        **facts: any other field of `ScalingPoint` known beforehand (domain, seed, hashes ...).
+        **facts: any other field of `ScalingPoint` known beforehand (domain, seed, hashes ...); what packed data, the
+            model and the arguments say of themselves need not be given.
+
+    Attributes:
+        seconds: spent on everything but evaluation since training began: counting, writing, forecasts.
 
     Raises:
         RecordError: a fact that is not a field of a point.
@@ -61,6 +75,7 @@ class ScalingCallback(TrainerCallback):
         method: str = "continue",
         base_run_id: str | None = None,
         marks: str | Iterable[int] = "geometric",
+        forecast: bool = False,
         points_file: str | Path | None = None,
         schedule: Schedule | None = None,
         eval_batch_size: int = 16,
@@ -77,29 +92,45 @@ class ScalingCallback(TrainerCallback):
         self.schedule = schedule
         self.eval_batch_size = eval_batch_size
         self._facts = {"base_tokens": base_tokens, "method": method, "base_run_id": base_run_id, **facts}
-        self._marks = geometric_marks(_FIRST_MARK) if marks == "geometric" else iter(sorted(map(int, marks)))
+        ratio = _RATIO_WITH_FORECAST if forecast else _RATIO
+        self._marks = geometric_marks(_FIRST_MARK, ratio) if marks == "geometric" else iter(sorted(map(int, marks)))
         self._next_mark: int | None = None
+        self._wants_forecast = forecast
+        self._forecaster: Forecaster | None = None
         self._counter = TokenCounter()
         self._size: ModelSize | None = None
         self._lr = self._peak = 0.0
         self._logged: set[int] = set()
         self._clock = 0.0
         self._tokens_at_start = 0
+        self._look_at = 0
+        self._fastest = 0.0
+        self._record: dict[str, Any] = {}
+        self._pending: dict[str, Any] = {}
+        self.seconds = 0.0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Count from where the checkpoint stood, and measure step 0 if a mark asks for it."""
+        """Check that everything fits, count from where the checkpoint stood, measure step 0 if a mark asks for it."""
         model = kwargs["model"]
+        loader = kwargs.get("train_dataloader")
+        train = getattr(loader, "dataset", None)
+        if hasattr(train, "point_facts"):
+            check_fit(model, "training", train)
+        for name, data in self.eval_datasets.items():
+            check_fit(model, name, data)
         self._size = measure_size(model)
-        self._facts.setdefault("run_id", None)
+        self._gather_facts(args, model, train)
         self._open_points_file(args)
         before = self._counts_in(state)
         self._counter.attach(model, before)
         self._next_mark = next((mark for mark in self._marks if mark >= before[0]), None)
-        self._clock, self._tokens_at_start = time.monotonic(), before[0]
+        self._clock, self._tokens_at_start, self.seconds = time.monotonic(), before[0], 0.0
+        self._look_at, self._fastest = state.global_step + 1, 0.0
         if self._next_mark == before[0]:
             self._measure(args, state, model)
+            state.log_history.append({"step": state.global_step, **self._pending})
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -109,12 +140,17 @@ class ScalingCallback(TrainerCallback):
         self._peak = max(self._peak, self._lr)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Measure when a mark has been passed or the run is over."""
+        """Measure when a mark has been passed, when Trainer evaluates, or when the run is over."""
+        began = time.perf_counter()
         if control.should_save:
             control.should_log = True  # the counts travel in the log history, which a checkpoint keeps
-        is_last = state.global_step >= state.max_steps
-        if is_last or (self._next_mark is not None and self._counter.totals()[0] >= self._next_mark):
+        # Trainer's own evaluation of this step was decided before: callbacks given by the user come last.
+        is_due = state.global_step >= state.max_steps or control.should_evaluate
+        is_due = self._mark_is_passed(state.global_step) or is_due
+        self.seconds += time.perf_counter() - began
+        if is_due:
             self._measure(args, state, kwargs["model"])
+            control.should_log = True  # the numbers go out with the log of this step
 
     def on_log(
         self,
@@ -124,76 +160,135 @@ class ScalingCallback(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Put the counts into the log line and into the history that resume reads."""
-        counts = dict(zip(_COUNTS, self._counter.totals(), strict=True))
+        """Put the counts into the log line and into the history that resume reads; stop when the run has diverged."""
+        for name in ("grad_norm", "loss"):  # Trainer hides a loss that is no number, but not a gradient
+            value = (logs or {}).get(name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise TrainingError(
+                    f"the run diverged: {name} is {value} at step {state.global_step:,}. Its peak learning rate is "
+                    f"{args.learning_rate}; lower it, or look at the data there. Points before this step are kept."
+                )
+        began = time.perf_counter()
+        numbers = {**dict(zip(_COUNTS, self._counter.totals(), strict=True)), **self._pending}
+        self._pending = {}
         if logs is not None:
-            logs.update(counts)
+            logs.update(numbers)
         if state.log_history:
-            state.log_history[-1].update(counts)
+            state.log_history[-1].update(numbers)
+        self.seconds += time.perf_counter() - began
+
+    def _mark_is_passed(self, step: int) -> bool:
+        """Whether it is; counts are summed over processes only when they may have reached the mark.
+
+        That sum waits for the device. Going half of the way that the fastest steps so far could make, it is asked for a
+        few times a mark, and at every step close to it.
+        """
+        if self._next_mark is None or step < self._look_at:
+            return False
+        tokens, _, slots = self._counter.totals()
+        self._fastest = max(self._fastest, slots / step)
+        self._look_at = step + max(1, int((self._next_mark - tokens) / (2 * self._fastest)))
+        return tokens >= self._next_mark
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Measure a run that was stopped before its last step."""
         self._measure(args, state, kwargs["model"])
+        if self._pending:
+            state.log_history.append({"step": state.global_step, **self._pending})
         self._counter.detach()
+
+    def lead(self, trainer: Any) -> None:
+        """Put this callback before the trackers of a Trainer, which otherwise are told of each log first."""
+        others = [callback for callback in trainer.callback_handler.callbacks if callback is not self]
+        first = next((i for i, callback in enumerate(others) if isinstance(callback, DefaultFlowCallback)), -1) + 1
+        trainer.callback_handler.callbacks = [*others[:first], self, *others[first:]]
 
     def _measure(self, args: TrainingArguments, state: TrainerState, model: torch.nn.Module) -> None:
         """Evaluate every set and append one point, once per step."""
-        tokens, seen, slots = self._counter.totals()
-        self._next_mark = next((mark for mark in self._marks if mark > tokens), None)
+        began = time.perf_counter()
+        counts = self._counter.totals()
+        self._next_mark = next((mark for mark in self._marks if mark > counts[0]), None)
+        self._look_at = state.global_step + 1
         if state.global_step in self._logged:
             return
         self._logged.add(state.global_step)
         started = time.monotonic()
-        speed = (tokens - self._tokens_at_start) / (started - self._clock) if tokens > self._tokens_at_start else None
+        elapsed = started - self._clock
         results = {
             name: evaluate(model, data, batch_size=self.eval_batch_size) for name, data in self.eval_datasets.items()
         }
-        self._clock += time.monotonic() - started
-        primary = next(iter(results.values()))
-        point = ScalingPoint(
-            **{
-                **self._run_facts(args, model, tokens),
-                "phase": self._phase(state, tokens),
-                "step": state.global_step,
-                "tokens": tokens,
-                "tokens_seen": seen,
-                "token_slots": slots,
-                "loss": primary.loss,
-                "bits_per_byte": primary.bits_per_byte,
-                "eval": {name: dataclasses.asdict(result) for name, result in results.items()},
-                "lr": self._lr,
-                "tokens_per_second": speed,
-            }
-        )
+        evaluating = time.monotonic() - started
+        self._clock += evaluating
+        if not math.isfinite(next(iter(results.values())).sum):
+            raise TrainingError(
+                f"the run diverged: the held-out loss at step {state.global_step:,} is not a number. Its peak learning "
+                f"rate is {args.learning_rate}; lower it. Points before this step are kept."
+            )
+        point = self._point(state, counts, results, elapsed)
         if state.is_world_process_zero:
             append_point(self._file(args), point)
-        state.log_history.append(
-            {"step": state.global_step, "tokens": tokens, "tokens_seen": seen, "token_slots": slots}
-            | {f"eval_{name}_loss": result.loss for name, result in results.items()}
-        )
+        self._pending = self._log_entry(state, point, results, elapsed)
+        self.seconds += time.perf_counter() - began - evaluating
 
-    def _run_facts(self, args: TrainingArguments, model: Any, tokens: int) -> dict[str, Any]:
-        """What is the same for every point of the run, unless the caller knew better."""
+    def _point(
+        self, state: TrainerState, counts: tuple[int, int, int], results: Mapping[str, Evaluation], elapsed: float
+    ) -> ScalingPoint:
         assert self._size is not None
-        length = self._facts.get("sequence_length")
+        tokens, primary = counts[0], next(iter(results.values()))
+        length = self._record.get("sequence_length")
         per_token = self._size.flops_per_token(length) if length else None
-        return {
-            "seed": args.seed,
-            "n_params": self._size.total,
-            "n_params_non_embedding": self._size.non_embedding,
-            "n_params_active": self._size.active,
+        speed = (tokens - self._tokens_at_start) / elapsed if tokens > self._tokens_at_start and elapsed > 0 else None
+        peak = peak_flops()
+        share = per_token * speed / peak / self._record["world_size"] if per_token and speed and peak else None
+        batch = tokens // state.global_step if state.global_step and tokens % state.global_step == 0 else None
+        measured = {
+            "phase": self._phase(state, tokens),
+            "step": state.global_step,
+            **dict(zip(_COUNTS, counts, strict=True)),
             "flops": per_token * tokens if per_token is not None else None,
-            "flops_formula": FLOPS_FORMULA if per_token is not None else None,
-            "peak_lr": args.learning_rate,
-            "schedule": str(self.schedule) if self.schedule else str(getattr(args.lr_scheduler_type, "value", "")),
-            "attention": getattr(model.config, "_attn_implementation", None),
-            "world_size": args.world_size,
-            "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
-            "versions": _versions(),
-            **self._facts,
+            "loss": primary.loss,
+            "bits_per_byte": primary.bits_per_byte,
+            "eval": {name: dataclasses.asdict(result) for name, result in results.items()},
+            "lr": self._lr,
+            "tokens_per_second": speed,
+            "mfu": share,
         }
+        return ScalingPoint(**{"batch_tokens": batch, **self._record, **measured})
+
+    def _log_entry(
+        self, state: TrainerState, point: ScalingPoint, results: Mapping[str, Evaluation], elapsed: float
+    ) -> dict[str, Any]:
+        """What trackers see of a point, with the forecast if there is one."""
+        entry: dict[str, Any] = {name: getattr(point, name) for name in _COUNTS}
+        entry |= {f"eval_{name}_loss": result.loss for name, result in results.items()}
+        for name in ("bits_per_byte", "flops", "tokens_per_second", "mfu"):
+            if getattr(point, name) is not None:
+                entry[name] = getattr(point, name)
+        if self._forecaster is not None and point.phase == "stable" and state.is_world_process_zero:
+            self._forecaster.add(point.tokens, point.loss)
+            found = self._forecaster.look(elapsed)
+            if found is not None:
+                entry |= {"forecast_loss": found.loss, "forecast_low": found.low, "forecast_high": found.high}
+                entry |= {"forecast_worth_until": found.worth_until} if found.worth_until is not None else {}
+        return entry
+
+    def _gather_facts(self, args: TrainingArguments, model: Any, train: Any) -> None:
+        """What is the same for every point of the run; the caller's word goes before what is found out."""
+        assert self._size is not None
+        found = data_facts(train, self.eval_datasets)
+        given = {name: value for name, value in self._facts.items() if value is not None}
+        length = given.get("sequence_length", found.get("sequence_length"))
+        record = {**model_facts(args, model, self._size, length), **found, **given}
+        record["hashes"] = {**found.get("hashes", {}), **given.get("hashes", {})}
+        if self.schedule is not None:
+            record["schedule"] = str(self.schedule)
+            if record["base_tokens"] and "rewarm_tokens" not in given:
+                record["rewarm_tokens"] = self.schedule.warmup_tokens
+        if record["base_tokens"] and hasattr(train, "point_facts"):
+            record.setdefault("replay_ratio", 0.0)
+        self._record = record
 
     def _phase(self, state: TrainerState, tokens: int) -> str:
         if self.schedule is not None:
@@ -212,15 +307,23 @@ class ScalingCallback(TrainerCallback):
         path = self._file(args)
         # One process reads: another might already find the first new point and wait for nobody.
         written = from_first_process(lambda: read_points(path).points if path.exists() else [])
-        new_id = from_first_process(lambda: f"{self._facts['method']}-{uuid.uuid4().hex[:10]}")
-        runs = sorted({point.run_id for point in written})
-        mine = self._facts["run_id"] or (runs[0] if runs else new_id)
-        if runs and runs != [mine]:
-            raise TrainingError(
-                f"{path} holds points of {', '.join(runs)}, not of {mine}; one file is one run. Use another output_dir."
-            )
-        self._facts["run_id"] = mine
+        new_id = from_first_process(lambda: f"{self._record['method']}-{uuid.uuid4().hex[:10]}")
+        mine = self._record.get("run_id") or (written[0].run_id if written else new_id)
+        check_same_run(path, written, mine, self._record)
+        self._record["run_id"] = mine
         self._logged = {point.step for point in written if point.step is not None}
+        if self._wants_forecast:
+            steps, batch = args.max_steps, self._record.get("batch_tokens")
+            end = self.schedule.tokens if self.schedule else steps * batch if steps > 0 and batch else None
+            if end is None:
+                raise TrainingError(
+                    "a forecast needs to know where the run ends. Give ScalingCallback a schedule, or batch_tokens "
+                    "together with max_steps."
+                )
+            self._forecaster = Forecaster(end, from_scratch=not self._record["base_tokens"])
+            for point in written:
+                if point.phase == "stable":
+                    self._forecaster.add(point.tokens, point.loss)
 
     @staticmethod
     def _counts_in(state: TrainerState) -> tuple[int, int, int]:
@@ -234,8 +337,3 @@ class ScalingCallback(TrainerCallback):
             f"the checkpoint at step {state.global_step} was saved without ScalingCallback, so the tokens behind it "
             "are not known. Resume from one saved with it, or start a new run with base_tokens set."
         )
-
-
-def _versions() -> dict[str, str]:
-    names = ("hf_bootstrap", "torch", "transformers", "tokenizers", "accelerate")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}

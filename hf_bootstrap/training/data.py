@@ -7,7 +7,6 @@ trained exactly once.
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,17 +15,18 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 from torch.utils.data import Dataset
 
-from ..errors import DataError, did_you_mean
+from ..errors import DataError
+from ..records import canonical_json
 from ..store import write_atomic
+from .encoding import encode
 
-__all__ = ["EOS", "PackedBlocks", "TokenFile", "load_tokenizer", "pack", "read_documents", "train_tokenizer"]
+__all__ = ["EOS", "ISOLATED", "JOINED", "PackedBlocks", "TokenFile", "load_tokenizer", "pack", "train_tokenizer"]
 
 EOS = "<|endoftext|>"
-# Documents tokenised at a time: enough for every thread of `tokenizers`, little enough to keep in memory.
-_BATCH = 256
+JOINED = "joined by end-of-text, attention crosses documents"
+ISOLATED = "joined by end-of-text, documents isolated by position_ids"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,7 @@ class TokenFile:
         text_bytes: UTF-8 bytes of the documents.
         tokenizer_hash: SHA-256 of the tokenizer's JSON.
         hash: SHA-256 of the token stream.
+        largest_id: the highest token id; the model's vocabulary must reach beyond it.
     """
 
     path: Path
@@ -47,42 +48,7 @@ class TokenFile:
     text_bytes: int
     tokenizer_hash: str
     hash: str
-
-
-def read_documents(path: str | Path, column: str = "text") -> list[str]:
-    """The documents in a file, by `datasets`: a text file is one, a JSON-lines or Parquet file has one per row.
-
-    Args:
-        path: ``.txt``, ``.json``, ``.jsonl`` or ``.parquet``; text and JSON may be gzipped.
-        column: where rows keep their text.
-
-    Raises:
-        DataError: no such file, another format, no such column, or rows without text.
-    """
-    from datasets import Dataset as Table
-    from datasets.exceptions import DatasetGenerationError
-
-    path = Path(path)
-    suffix = next((end for end in path.suffixes[::-1] if end != ".gz"), "")
-    if not path.is_file() or suffix not in (".txt", ".json", ".jsonl", ".parquet"):
-        raise DataError(f"{path} is not a .txt, .json, .jsonl or .parquet file. Check the path, or convert the text.")
-    with tempfile.TemporaryDirectory() as cache:
-        try:
-            if suffix == ".txt":
-                table = Table.from_text(str(path), sample_by="document", cache_dir=cache)
-            elif suffix == ".parquet":
-                table = Table.from_parquet(str(path), cache_dir=cache)
-            else:
-                table = Table.from_json(str(path), cache_dir=cache)
-        except (DatasetGenerationError, ValueError, OSError) as error:
-            raise DataError(f"{path} cannot be read: {error.__cause__ or error}. Is it whole, and UTF-8?") from error
-        column = "text" if suffix == ".txt" else column
-        if column not in table.column_names:
-            raise DataError(f"{path} has no column {column!r}. {did_you_mean(column, table.column_names)}")
-        rows: list[Any] = table[column][:]
-    if wrong := [number for number, row in enumerate(rows, start=1) if not isinstance(row, str)]:
-        raise DataError(f"{path} has no text in {len(wrong)} rows, the first is row {wrong[0]}. Remove or fill them.")
-    return rows
+    largest_id: int
 
 
 def train_tokenizer(documents: Iterable[str], vocab_size: int, folder: str | Path) -> Path:
@@ -140,13 +106,19 @@ def load_tokenizer(path: str) -> Any:
 
 
 def pack(
-    documents: Sequence[str], tokenizer: Any, path: str | Path, report: Callable[[int], None] | None = None
+    documents: Sequence[str],
+    tokenizer: Any,
+    path: str | Path,
+    report: Callable[[int], None] | None = None,
+    *,
+    processes: int = 1,
 ) -> TokenFile:
     """Tokenise documents and write them as one stream.
 
     Args:
         tokenizer: a fast transformers tokenizer with an end-of-text token.
         report: told the documents done so far.
+        processes: that tokenise; any number writes the same bytes.
 
     Raises:
         DataError: no documents, or none with text.
@@ -157,25 +129,46 @@ def pack(
             f"there is no text to pack into {path}: {len(documents)} documents, all empty. Check the input."
         )
     eos = tokenizer.eos_token_id
-    dtype = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
-    pieces = [np.array([eos], dtype=dtype)]
-    for start in range(0, len(kept), _BATCH):
-        encoded = tokenizer(kept[start : start + _BATCH], add_special_tokens=False, verbose=False)["input_ids"]
-        pieces.extend(np.array([*ids, eos], dtype=dtype) for ids in encoded)
+    content = _plain(tokenizer)
+    pieces = [np.array([eos], dtype=np.uint32)]
+    done = 0
+    for count, ids in encode(content, kept, eos, processes):
+        pieces.append(ids)
+        done += count
         if report:
-            report(min(start + _BATCH, len(kept)))
+            report(done)
     stream = np.concatenate(pieces)
     facts = TokenFile(
         path=Path(path),
         tokens=len(stream),
         documents=len(kept),
         text_bytes=sum(len(document.encode()) for document in kept),
-        tokenizer_hash=hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
-        hash=hashlib.sha256(stream.astype("<u4").tobytes()).hexdigest(),
+        tokenizer_hash=hashlib.sha256(content.encode()).hexdigest(),
+        hash=hashlib.sha256(stream.astype("<u4", copy=False).tobytes()).hexdigest(),
+        largest_id=int(stream.max()),
     )
-    header = {key: str(value) for key, value in asdict(facts).items() if key != "path"}
-    write_atomic(path, save({"tokens": stream}, metadata=header))
+    _write(facts, stream.astype("<u2" if len(tokenizer) <= 2**16 else "<u4"))
     return facts
+
+
+def _plain(tokenizer: Any) -> str:
+    """The tokenizer's JSON without the truncation and padding of its last use, which would cut documents."""
+    from tokenizers import Tokenizer
+
+    copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    copy.no_truncation()
+    copy.no_padding()
+    return copy.to_str()
+
+
+def _write(facts: TokenFile, tokens: np.ndarray[Any, np.dtype[Any]]) -> None:
+    """Write a safetensors file whose header, too, depends on its content alone; the usual writer shuffles it."""
+    metadata = {key: str(value) for key, value in asdict(facts).items() if key != "path"}
+    kind = {2: "U16", 4: "U32"}[tokens.itemsize]
+    entry = {"dtype": kind, "shape": [len(tokens)], "data_offsets": [0, tokens.nbytes]}
+    header = canonical_json({"__metadata__": metadata, "tokens": entry}).encode()
+    header += b" " * (-len(header) % 8)
+    write_atomic(facts.path, len(header).to_bytes(8, "little") + header + tokens.tobytes())
 
 
 class PackedBlocks(Dataset[dict[str, torch.Tensor]]):
@@ -190,12 +183,25 @@ class PackedBlocks(Dataset[dict[str, torch.Tensor]]):
         sequence_length: trained tokens of one block, T.
         offset: blocks to leave out at the start.
         keep_tail: whether the last, shorter block counts.
+        isolate: add `position_ids` that start again at every end-of-text token, so that attention stays inside a
+            document; `isolation.check_isolation` says whether a model heeds them.
     """
 
-    def __init__(self, path: str | Path, sequence_length: int, *, offset: int = 0, keep_tail: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        sequence_length: int,
+        *,
+        offset: int = 0,
+        keep_tail: bool = False,
+        isolate: bool = False,
+    ) -> None:
+        if sequence_length < 1:
+            raise DataError(f"blocks of {sequence_length} tokens train nothing. Give a length of at least 1.")
         self.facts, self._tokens = _read(Path(path))
         self.sequence_length = sequence_length
         self.offset = offset
+        self.isolate = isolate
         whole, rest = divmod(self.facts.tokens - 1, sequence_length)
         self._length = max(0, whole + (1 if keep_tail and rest else 0) - offset)
         self._is_whole = offset == 0 and (keep_tail or not rest)
@@ -205,6 +211,20 @@ class PackedBlocks(Dataset[dict[str, torch.Tensor]]):
         """UTF-8 bytes the trained tokens spell; None when blocks were left out, since then nobody counted."""
         return self.facts.text_bytes if self._is_whole else None
 
+    @property
+    def largest_id(self) -> int:
+        """The highest token id of the file."""
+        return self.facts.largest_id
+
+    @property
+    def point_facts(self) -> dict[str, Any]:
+        """The fields of a scaling point that the data knows."""
+        return {
+            "sequence_length": self.sequence_length,
+            "packing": ISOLATED if self.isolate else JOINED,
+            "hashes": {"data": self.facts.hash, "tokenizer": self.facts.tokenizer_hash},
+        }
+
     def __len__(self) -> int:
         return self._length
 
@@ -212,31 +232,45 @@ class PackedBlocks(Dataset[dict[str, torch.Tensor]]):
         if not 0 <= index < self._length:
             raise IndexError(index)
         start = (self.offset + index) * self.sequence_length
-        ids = torch.from_numpy(self._tokens[start : start + self.sequence_length + 1].astype(np.int64))
+        tokens = self._tokens[start : start + self.sequence_length + 1].astype(np.int64)
+        ids = torch.from_numpy(tokens)
         labels = ids.clone()
         labels[0] = -100
-        return {"input_ids": ids, "labels": labels}
+        if not self.isolate:
+            return {"input_ids": ids, "labels": labels}
+        return {"input_ids": ids, "labels": labels, "position_ids": torch.from_numpy(self._positions(tokens))}
+
+    def _positions(self, tokens: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """(T+1,), the place of each token in its document, counted from the end-of-text token before it."""
+        here = np.arange(len(tokens))
+        begins = np.where(tokens == int(self._tokens[0]), here, 0)
+        return here - np.maximum.accumulate(begins)
 
 
 def _read(path: Path) -> tuple[TokenFile, np.ndarray[Any, np.dtype[Any]]]:
     try:
         with safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
-            tokens = file.get_tensor("tokens")
-            facts = TokenFile(
-                path=path,
-                tokens=int(header["tokens"]),
-                documents=int(header["documents"]),
-                text_bytes=int(header["text_bytes"]),
-                tokenizer_hash=header["tokenizer_hash"],
-                hash=header["hash"],
-            )
+            piece = file.get_slice("tokens")
+            shape, kind = tuple(piece.get_shape()), {"U16": np.uint16, "U32": np.uint32}.get(piece.get_dtype())
+            names = list(file.keys())
+        facts = TokenFile(
+            path=path,
+            tokens=int(header["tokens"]),
+            documents=int(header["documents"]),
+            text_bytes=int(header["text_bytes"]),
+            tokenizer_hash=header["tokenizer_hash"],
+            hash=header["hash"],
+            largest_id=int(header["largest_id"]),
+        )
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise DataError(
-            f"{path} is not a token file ({error}). Write it with hf_bootstrap.training.data.pack."
+            f"{path} is not a token file of this version ({error}). Write it with hf_bootstrap.training.data.pack."
         ) from error
-    if tokens.ndim != 1 or len(tokens) != facts.tokens or tokens.dtype.kind != "u":
+    if shape != (facts.tokens,) or kind is None or names != ["tokens"]:
         raise DataError(
-            f"{path} holds {tokens.shape} {tokens.dtype} tokens but says {facts.tokens}. Pack the text again."
+            f"{path} holds {', '.join(names)} of shape {shape} but says {facts.tokens} tokens. Pack the text again."
         )
-    return facts, tokens
+    # Mapped, not read: a block costs what it is long, and a corpus may be larger than memory.
+    offset = path.stat().st_size - facts.tokens * np.dtype(kind).itemsize
+    return facts, np.memmap(path, dtype=kind, mode="r", offset=offset, shape=shape)

@@ -44,7 +44,8 @@ def evaluate(model: nn.Module, dataset: Any, *, batch_size: int = 16) -> Evaluat
 
     Args:
         model: a causal LM; left in the mode (train or eval) it came in.
-        dataset: items with `input_ids` and, where they differ, `labels` (-100 is not scored); lengths may differ.
+        dataset: items with `input_ids` and, where they differ, `labels` (-100 is not scored); lengths may differ. Items
+            with `position_ids` hold documents that do not see each other.
         batch_size: items scored at a time; it changes the speed, not the result.
 
     Returns:
@@ -76,9 +77,15 @@ def evaluate(model: nn.Module, dataset: Any, *, batch_size: int = 16) -> Evaluat
 def _score(model: nn.Module, items: list[Mapping[str, Any]], device: torch.device) -> Tensor:
     """(sum of nats, tokens scored) of one batch, fp64."""
     ids, labels, mask = _pad(items)
-    # A mask of ones changes the kernels and lets packed documents see each other: give one only for padding.
-    padding = {} if bool(mask.all()) else {"attention_mask": mask.to(device)}
-    logits = model(input_ids=ids.to(device), use_cache=False, **padding).logits[:, :-1]
+    more: dict[str, Tensor] = {}
+    if "position_ids" in items[0]:
+        # With a mask, packed documents see each other. Padding on the right needs none: what is scored comes before it.
+        positions = [torch.as_tensor(item["position_ids"]) for item in items]
+        more["position_ids"] = nn.utils.rnn.pad_sequence(positions, batch_first=True).to(device)
+    elif not bool(mask.all()):
+        # A mask of ones changes the kernels: give one only for padding.
+        more["attention_mask"] = mask.to(device)
+    logits = model(input_ids=ids.to(device), use_cache=False, **more).logits[:, :-1]
     logits = logits if logits.dtype == torch.float64 else logits.float()
     nats = nn.functional.cross_entropy(logits.transpose(1, 2), labels[:, 1:].to(device), reduction="none")
     count = (labels[:, 1:] != -100).sum().to(device)

@@ -5,38 +5,45 @@ A run that was killed goes on from its newest complete checkpoint.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch.optim.lr_scheduler import LambdaLR
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, Trainer, TrainingArguments, set_seed
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, TrainingArguments, set_seed
 from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
 
 from ..errors import TrainingError
 from ..growth.bootstrap import bootstrap_from_pretrained
 from ..growth.config import GrowthConfig
 from ..records import RunSpec
-from ..store import COMPLETE, RunFolder, write_json
+from ..store import COMPLETE, RunFolder
 from .attention import Attention, choose_attention
 from .callback import ScalingCallback
+from .checkpoints import Checkpoints
 from .data import PackedBlocks
+from .evaluation import from_first_process
 from .schedule import Schedule
+from .trainer import TokenTrainer
 
 __all__ = ["run_one"]
 
 
-def run_one(folder: RunFolder, report: Callable[[int], None] | None = None) -> None:
+def run_one(folder: RunFolder, report: Callable[[int], None] | None = None, *, save_every: int = 0) -> None:
     """Carry out the run a folder's `run.json` asks for, and write `done.json` when it has ended well.
+
+    Every process of a launcher calls it; they share the spec's batch.
 
     Args:
         folder: ``runs/<run_id>`` in a study; paths in the spec start from the study's folder.
         report: told the trained tokens after each step.
+        save_every: trained tokens between checkpoints that only serve to go on after a kill: the newest is kept,
+            and none when the run is done. 0 saves only what the spec asks for. It changes no result.
 
     Raises:
-        TrainingError: a missing start, too little text, or a loss that is no number.
+        TrainingError: a missing start, too little text, a loss that is no number, or a batch that the
+            processes cannot share equally.
     """
     spec = folder.spec()
+    arguments = _arguments(folder, spec)  # first, for it brings the processes together
     set_seed(spec.seed)
     attention = choose_attention(spec.attention)
     model, growth = _make_model(folder, spec, attention)
@@ -52,16 +59,21 @@ def run_one(folder: RunFolder, report: Callable[[int], None] | None = None) -> N
         schedule=schedule,
         **_facts(spec, attention, n_params_base),
     )
-    trainer = _TokenTrainer(
+    saving = Checkpoints(
+        {tokens // spec.batch_tokens for tokens in spec.checkpoints}, every=-(-save_every // spec.batch_tokens)
+    )
+    trainer = TokenTrainer(
         model=model,
-        args=_arguments(folder, spec),
+        args=arguments,
         train_dataset=_training_blocks(folder, spec),
-        callbacks=[_Checkpoints(spec), measure, _Progress(spec, report)],
+        callbacks=[saving, measure, _Progress(spec, report)],
         schedule=schedule,
         batch_tokens=spec.batch_tokens,
     )
-    trainer.train(resume_from_checkpoint=_resume_point(folder, spec))
-    folder.finish({"run_id": spec.run_id, "steps": trainer.state.global_step, "growth": growth})
+    trainer.train(resume_from_checkpoint=from_first_process(lambda: _resume_point(folder, spec)))
+    if arguments.process_index == 0:
+        folder.finish({"run_id": spec.run_id, "steps": trainer.state.global_step, "growth": growth})
+        saving.thin_out(folder.path, newest=0)
 
 
 def _make_model(
@@ -113,10 +125,9 @@ def _resume_point(folder: RunFolder, spec: RunSpec) -> str | None:
 
 def _arguments(folder: RunFolder, spec: RunSpec) -> TrainingArguments:
     """Trainer settings of a run; logging and saving are driven by our callbacks."""
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder.path),
         max_steps=spec.tokens // spec.batch_tokens,
-        per_device_train_batch_size=spec.batch_size,
         learning_rate=spec.peak_lr,
         weight_decay=spec.weight_decay,
         adam_beta1=spec.adam_betas[0],
@@ -132,6 +143,13 @@ def _arguments(folder: RunFolder, spec: RunSpec) -> TrainingArguments:
         disable_tqdm=True,
         use_cpu=not torch.cuda.is_available(),
     )
+    if spec.batch_size % arguments.world_size:
+        raise TrainingError(
+            f"run {spec.run_id} trains {spec.batch_size} blocks a step, which {arguments.world_size} processes cannot "
+            "share equally. Start a number of processes that divides it."
+        )
+    arguments.per_device_train_batch_size = spec.batch_size // arguments.world_size
+    return arguments
 
 
 def _facts(spec: RunSpec, attention: Attention, n_params_base: int | None) -> dict[str, Any]:
@@ -151,47 +169,14 @@ def _facts(spec: RunSpec, attention: Attention, n_params_base: int | None) -> di
         "optimizer_reset": True if spec.base_tokens else None,
         "batch_tokens": spec.batch_tokens,
         "sequence_length": spec.sequence_length,
-        "packing": "joined by end-of-text, attention crosses documents",
-        "replay_ratio": 0.0 if spec.base_tokens else None,
         "attention": attention.name,
         "attention_reason": attention.reason,
         "hashes": dict(spec.hashes),
     }
 
 
-class _TokenTrainer(Trainer):
-    """A Trainer whose learning rate is a `Schedule`, a function of trained tokens."""
-
-    def __init__(self, *args: Any, schedule: Schedule, batch_tokens: int, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._schedule, self._batch_tokens = schedule, batch_tokens
-
-    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
-        """Make the schedule; on resume only its position comes from the checkpoint, so a branch may decay."""
-        batch = self._batch_tokens
-        target: Any = optimizer or self.optimizer
-        self.lr_scheduler = LambdaLR(target, lambda step: self._schedule.factor(step * batch, batch))
-        self._created_lr_scheduler = True
-        return self.lr_scheduler
-
-
-class _Checkpoints(TrainerCallback):
-    """Saves at the spec's token counts, and marks a checkpoint complete when all its files are written."""
-
-    def __init__(self, spec: RunSpec) -> None:
-        self._steps = {tokens // spec.batch_tokens for tokens in spec.checkpoints}
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        control.should_save = state.global_step in self._steps
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
-            folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-            write_json(folder / COMPLETE, {"step": state.global_step})
-
-
 class _Progress(TrainerCallback):
-    """Tells how far the run is, and stops it when the loss is no longer a number."""
+    """Tells how far the run is."""
 
     def __init__(self, spec: RunSpec, report: Callable[[int], None] | None) -> None:
         self._spec, self._report = spec, report
@@ -199,18 +184,3 @@ class _Progress(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self._report:
             self._report(state.global_step * self._spec.batch_tokens)
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        norm = (logs or {}).get("grad_norm", 0.0)
-        if norm != norm or norm == float("inf"):
-            raise TrainingError(
-                f"run {self._spec.run_id} diverged: the gradient is {norm} at step {state.global_step:,}. "
-                f"Its peak learning rate is {self._spec.peak_lr}; lower it."
-            )

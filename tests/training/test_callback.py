@@ -1,10 +1,11 @@
 """The callback works in a plain Trainer, and what it writes can be trusted."""
 
 import pytest
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy
 
 from hf_bootstrap import ScalingCallback
-from hf_bootstrap.errors import RecordError, TrainingError
+from hf_bootstrap.errors import DataError, RecordError, TrainingError
 from hf_bootstrap.store import read_points
 from hf_bootstrap.training.data import PackedBlocks
 
@@ -41,8 +42,8 @@ def test_any_trainer_gives_points_and_logs_the_counts(model, study, tmp_path):
         (128, "decay", 5000, "words"),
         (256, "end", 5000, "words"),
     ]
-    logged = [entry for entry in run.state.log_history if "loss" in entry]
-    assert [(entry["tokens"], entry["token_slots"]) for entry in logged] == [(128, 136), (256, 272)]
+    logged = [(e["step"], e["tokens"], e["token_slots"]) for e in run.state.log_history if "loss" in e]
+    assert logged == [(2, 64, 68), (4, 128, 136), (8, 256, 272)]
 
 
 def test_accumulation_does_not_change_the_points(model, study, tmp_path):
@@ -98,3 +99,97 @@ def test_facts_that_are_no_field_of_a_point_get_a_suggestion(study):
 def test_without_evaluation_sets_there_is_nothing_to_measure():
     with pytest.raises(RecordError, match="measures nothing"):
         ScalingCallback({}, base_tokens=0)
+
+
+def test_what_packed_data_and_the_model_know_need_not_be_said(model, study, tmp_path):
+    held = PackedBlocks(study / "held.safetensors", 16, keep_tail=True)
+    run = trainer(model, study, tmp_path, callback(study, marks=[64]))
+    run.train()
+    point = points(tmp_path)[0]
+    assert (point.sequence_length, point.batch_tokens, point.replay_ratio) == (16, 32, 0.0)
+    assert point.packing == "joined by end-of-text, attention crosses documents"
+    assert point.hashes["eval_set"] == held.facts.hash
+    assert set(point.hashes) == {"data", "tokenizer", "eval_set"}
+    assert point.flops == pytest.approx(point.tokens * 6 * (point.n_params - 300 * 16 - 5 * 16 + 2 * 16 * 16), rel=1e-6)
+    assert (point.mfu, point.n_params_base) == (None, None)
+
+
+def test_every_field_of_a_point_is_filled_or_known_to_stay_empty(model, study, tmp_path):
+    known = {"run_id": "r", "parent_run_id": "p", "base_run_id": "b", "base_checkpoint_id": "b/1", "base_decayed": True}
+    known |= {"domain": "words", "n_params_base": 7, "optimizer_reset": True, "attention_reason": "asked for"}
+    trainer(model, study, tmp_path, callback(study, rewarm_tokens=0, **known)).train()
+    last = points(tmp_path)[-1].to_dict()
+    assert {name for name, value in last.items() if value is None} == {"mfu"}, "no peak is known of a CPU"
+
+
+def test_trackers_and_history_get_the_numbers_of_each_point(model, study, tmp_path):
+    seen = []
+
+    class Tracker(TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            seen.append(dict(logs))
+
+    measure = callback(study, marks=[96])
+    run = trainer(model, study, tmp_path, measure)
+    run.callback_handler.callbacks.insert(1, Tracker())  # as Trainer places those of report_to
+    measure.lead(run)
+    run.train()
+    of_points = {entry["tokens"]: entry for entry in seen if "eval_held_loss" in entry}
+    assert [(p.tokens, p.loss, p.flops, p.bits_per_byte) for p in points(tmp_path)] == [
+        (tokens, e["eval_held_loss"], e["flops"], e["bits_per_byte"]) for tokens, e in of_points.items()
+    ]
+
+
+def test_each_evaluation_of_the_trainer_is_a_point(model, study, tmp_path):
+    run = trainer(model, study, tmp_path, callback(study, marks=[]))
+    run.args.eval_strategy, run.args.eval_steps = IntervalStrategy.STEPS, 3
+    run.eval_dataset = PackedBlocks(study / "held.safetensors", 16)
+    run.train()
+    assert [p.step for p in points(tmp_path)] == [3, 6, 8]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"learning_rate": 1e-4}, r"peak_lr 0.001, and it is 0.0001"),
+        ({"seed": 7}, "seed 42, and it is 7"),
+        ({"per_device_train_batch_size": 4}, None),
+    ],
+)
+def test_a_run_that_is_trained_otherwise_does_not_go_on_in_the_same_file(model, study, tmp_path, change, message):
+    given = {"batch_tokens": 32} if message is None else {}
+    trainer(model, study, tmp_path, callback(study, **given)).train()
+    given = {"batch_tokens": 64} if message is None else {}
+    with pytest.raises(TrainingError, match=message or "batch_tokens 32, and it is 64"):
+        trainer(model, study, tmp_path, callback(study, **given), **change).train()
+
+
+def test_another_text_in_the_same_folder_is_refused(model, study, tmp_path):
+    trainer(model, study, tmp_path, callback(study)).train()
+    other = trainer(model, study, tmp_path, callback(study))
+    other.train_dataset = PackedBlocks(study / "held.safetensors", 16)
+    with pytest.raises(TrainingError, match="hash of data"):
+        other.train()
+
+
+def test_data_that_does_not_fit_is_refused_before_a_step(model, study, tmp_path):
+    model.config.vocab_size = 100
+    with pytest.raises(DataError, match="vocabulary ends at 99"):
+        trainer(model, study, tmp_path, callback(study)).train()
+    assert not (tmp_path / "points.jsonl").exists()
+
+
+def test_a_gradient_that_is_no_number_stops_the_run(model, study, tmp_path):
+    with pytest.raises(TrainingError, match="the run diverged"):
+        trainer(model, study, tmp_path, callback(study), max_steps=200, learning_rate=1e30, logging_steps=1).train()
+
+
+@pytest.mark.parametrize("mark", [32, 33, 300, 1000, 2500])
+def test_a_mark_is_found_at_the_first_step_past_it_though_counts_are_seldom_summed(model, study, tmp_path, mark):
+    measure = callback(study, marks=[mark])
+    sums = []
+    total = measure._counter.totals
+    measure._counter.totals = lambda: sums.append(1) or total()
+    trainer(model, study, tmp_path, measure, max_steps=100, logging_steps=1000, save_strategy="no").train()
+    assert points(tmp_path)[0].tokens == -(-mark // 32) * 32
+    assert len(sums) < 30

@@ -1,16 +1,12 @@
 """Packing drops nothing, repeats nothing, and is read by position."""
 
-import gzip
-import json
-
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_bootstrap.errors import DataError
-from hf_bootstrap.training.data import EOS, PackedBlocks, load_tokenizer, pack, read_documents, train_tokenizer
+from hf_bootstrap.training.data import EOS, PackedBlocks, load_tokenizer, pack, train_tokenizer
 
 from .conftest import DOCUMENTS
 
@@ -65,42 +61,38 @@ def test_no_text_is_refused(documents, tmp_path, tokenizer):
         pack(documents, tokenizer, tmp_path / "t")
 
 
+@pytest.mark.parametrize("processes", [2, 3])
+def test_any_number_of_processes_writes_the_same_bytes(processes, tmp_path, tokenizer):
+    documents = [f"{document} {i}" for i in range(20) for document in DOCUMENTS]
+    seen = []
+    one = pack(documents, tokenizer, tmp_path / "one")
+    many = pack(documents, tokenizer, tmp_path / "many", seen.append, processes=processes)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "many").read_bytes()
+    assert one.hash == many.hash
+    assert seen == [256, 512, 768, 1024, 1200]
+
+
+def test_what_a_tokenizer_was_last_used_for_does_not_cut_documents(tmp_path, tokenizer):
+    straight = pack(DOCUMENTS, tokenizer, tmp_path / "t")
+    tokenizer(DOCUMENTS[:2], truncation=True, max_length=3)
+    try:
+        assert pack(DOCUMENTS, tokenizer, tmp_path / "t").hash == straight.hash
+    finally:
+        tokenizer.backend_tokenizer.no_truncation()
+
+
+def test_blocks_of_no_tokens_are_refused(study):
+    with pytest.raises(DataError, match="train nothing"):
+        PackedBlocks(study / "train.safetensors", 0)
+
+
 @pytest.mark.parametrize("content", [b"", b"not a token file", b"\xff" * 100])
 def test_a_file_that_is_no_token_file_is_refused(content, tmp_path):
     (tmp_path / "x").write_bytes(content)
-    with pytest.raises(DataError, match="not a token file"):
+    with pytest.raises(DataError, match="not a token file of"):
         PackedBlocks(tmp_path / "x", 16)
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
     with pytest.raises(DataError, match="no tokenizer"):
         load_tokenizer(str(tmp_path))
-
-
-def test_text_json_and_parquet_files_give_their_documents(tmp_path):
-    rows = ["one\n\ntwo\n", "three"]
-    (tmp_path / "a.txt").write_text(rows[0])
-    (tmp_path / "b.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
-    pd.DataFrame({"body": rows}).to_parquet(tmp_path / "c.parquet")
-    with gzip.open(tmp_path / "d.txt.gz", "wt") as file:
-        file.write(rows[0])
-    assert read_documents(tmp_path / "a.txt") == rows[:1]
-    assert read_documents(tmp_path / "b.jsonl") == rows
-    assert read_documents(tmp_path / "c.parquet", column="body") == rows
-    assert read_documents(tmp_path / "d.txt.gz") == rows[:1]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("a.csv", "x", "is not a .txt"),
-        ("a.jsonl", '{"txt": "x"}\n', "Did you mean 'txt'"),
-        ("a.jsonl", '{"text": null}\n{"text": "x"}\n', "row 1"),
-        ("a.jsonl", "{", "cannot be read"),
-        ("a.parquet", "not parquet", "cannot be read"),
-    ],
-)
-def test_files_without_text_are_refused(name, content, message, tmp_path):
-    (tmp_path / name).write_text(content)
-    with pytest.raises(DataError, match=message):
-        read_documents(tmp_path / name)

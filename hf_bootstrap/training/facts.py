@@ -1,0 +1,87 @@
+"""What a point says of its run besides the measurement: model, data, machine.
+
+A file holds points of one run; here is also what makes a run another one.
+"""
+
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from transformers.training_args import TrainingArguments
+
+from ..errors import TrainingError
+from ..records import ScalingPoint
+from .counting import FLOPS_FORMULA, ModelSize
+
+__all__ = ["check_same_run", "data_facts", "model_facts", "versions"]
+
+# What may not change while one file of points grows: a law takes them for one run.
+_CONSTANT = (
+    "base_tokens", "method", "seed", "n_params", "batch_tokens", "sequence_length", "packing", "replay_ratio",
+    "peak_lr", "schedule", "dtype",
+)  # fmt: skip
+
+
+def data_facts(train: Any, evals: Mapping[str, Any]) -> dict[str, Any]:
+    """What the data sets know of themselves: block length, packing, replay ratio, hashes.
+
+    Args:
+        train: a data set; one without `point_facts` says nothing.
+        evals: the evaluation sets, the primary one first.
+    """
+    facts: dict[str, Any] = dict(getattr(train, "point_facts", {}))
+    first = getattr(next(iter(evals.values())), "point_facts", None)
+    if first is not None:
+        facts["hashes"] = {**facts.get("hashes", {}), "eval_set": first["hashes"]["data"]}
+    return facts
+
+
+def model_facts(args: TrainingArguments, model: Any, size: ModelSize, sequence_length: int | None) -> dict[str, Any]:
+    """What the model, the arguments and the machine say."""
+    per_token = size.flops_per_token(sequence_length) if sequence_length else None
+    return {
+        "seed": args.seed,
+        "n_params": size.total,
+        "n_params_non_embedding": size.non_embedding,
+        "n_params_active": size.active,
+        "flops_formula": FLOPS_FORMULA if per_token is not None else None,
+        "peak_lr": args.learning_rate,
+        "schedule": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
+        "attention": getattr(model.config, "_attn_implementation", None),
+        "world_size": args.world_size,
+        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the packages that decide a loss."""
+    names = ("hf_bootstrap", "torch", "transformers", "tokenizers", "accelerate")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def check_same_run(path: Path, written: Sequence[ScalingPoint], run_id: str, facts: Mapping[str, Any]) -> None:
+    """Refuse to add to a file that holds points of another run, or of this one trained otherwise.
+
+    Raises:
+        TrainingError: naming the file, what differs, and both values.
+    """
+    if others := sorted({point.run_id for point in written} - {run_id}):
+        raise TrainingError(
+            f"{path} holds points of {', '.join(others)}, not of {run_id}; one file is one run. Use another output_dir."
+        )
+    for point in written[-1:]:
+        before = {name: getattr(point, name) for name in _CONSTANT} | {
+            f"hash of {k}": v for k, v in point.hashes.items()
+        }
+        now = {name: facts.get(name) for name in _CONSTANT}
+        now |= {f"hash of {k}": v for k, v in facts.get("hashes", {}).items()}
+        for name, value in now.items():
+            old = before.get(name)
+            if value is not None and old is not None and value != old:
+                raise TrainingError(
+                    f"{path} holds points of this run with {name} {old}, and it is {value} now; together they would be "
+                    "no run at all. Restore what was changed, or use another output_dir."
+                )

@@ -1,0 +1,75 @@
+"""A Trainer whose rate is a `Schedule` of trained tokens, with the width rule for grown models.
+
+Everything else is Trainer's own; points come from `ScalingCallback` and work without this class.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import Trainer
+
+from .callback import ScalingCallback
+from .schedule import Schedule
+
+__all__ = ["TokenTrainer", "scale_matrices"]
+
+
+class TokenTrainer(Trainer):
+    """A Trainer with the rate as a function of trained tokens.
+
+    Args:
+        schedule: the rate over tokens.
+        batch_tokens: trained tokens of one step, all processes.
+        width_factor: k of a width growth: see `scale_matrices`.
+    """
+
+    def __init__(self, *args: Any, schedule: Schedule, batch_tokens: int, width_factor: int = 1, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for callback in list(self.callback_handler.callbacks):
+            if isinstance(callback, ScalingCallback):
+                callback.lead(self)
+        self._schedule, self._batch_tokens, self._width_factor = schedule, batch_tokens, width_factor
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """Make Trainer's optimizer and apply the width rule to it."""
+        is_new = self.optimizer is None
+        optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)
+        if is_new and self._width_factor > 1 and self.model is not None:
+            scale_matrices(optimizer, self.model, self._width_factor)
+        return optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
+        """Make the schedule; on resume only its position comes from the checkpoint, so a branch may decay."""
+        batch = self._batch_tokens
+        target: Any = optimizer or self.optimizer
+        self.lr_scheduler = LambdaLR(target, lambda step: self._schedule.factor(step * batch, batch))
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+
+def scale_matrices(optimizer: torch.optim.Optimizer, model: nn.Module, width_factor: int) -> None:
+    """Give weight matrices 1/k of their group's rate and k times its weight decay, in groups of their own.
+
+    After a width growth that tiles, entries of a matrix are W/k while Adam's step per entry is not smaller, so
+    the function would move k times as far. Embedding tables and vectors keep their rate.
+
+    Args:
+        optimizer: before its first step; its groups are changed in place.
+        model: the grown model.
+        width_factor: k.
+
+    Source: muP, Yang et al. 2022, arXiv:2203.03466, table 8 (Adam); equivalence is tested to rounding.
+    """
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+
+    def is_matrix(parameter: torch.Tensor) -> bool:
+        return parameter.dim() > 1 and id(parameter) not in tables
+
+    for group in list(optimizer.param_groups):
+        matrices = [parameter for parameter in group["params"] if is_matrix(parameter)]
+        if matrices:
+            group["params"] = [parameter for parameter in group["params"] if not is_matrix(parameter)]
+            scaled = {"lr": group["lr"] / width_factor, "weight_decay": group["weight_decay"] * width_factor}
+            optimizer.add_param_group({**group, **scaled, "params": matrices})

@@ -1,0 +1,92 @@
+"""The advice on the learning rate says what its sources say, and the width rule does what it promises."""
+
+import pytest
+import torch
+from transformers import TrainingArguments
+
+from hf_bootstrap import GrowthConfig, bootstrap_from_pretrained
+from hf_bootstrap.errors import TrainingError
+from hf_bootstrap.training.advice import advise_second_stage
+from hf_bootstrap.training.data import PackedBlocks
+from hf_bootstrap.training.schedule import Schedule
+from hf_bootstrap.training.trainer import TokenTrainer
+
+BILLION = 10**9
+
+
+def advise(**changes):
+    stage = {"n_params": BILLION, "base_tokens": 100 * BILLION, "tokens": 20 * BILLION, "batch_tokens": 4 * 10**6}
+    return advise_second_stage(**{**stage, **changes})
+
+
+def test_from_scratch_the_peak_is_that_of_the_paper_for_its_own_models():
+    # DeepSeek LLM 7B: 2T tokens, batch 2304 x 4096, peak 4.2e-4 (arXiv:2401.02954, table 2); N without embeddings.
+    peak = advise(n_params=6.5 * BILLION, base_tokens=0, tokens=2000 * BILLION, batch_tokens=2304 * 4096).peak_lr.value
+    assert peak == pytest.approx(4.2e-4, rel=0.2)
+
+
+def test_the_peak_falls_with_the_tokens_and_the_size_of_the_base():
+    assert advise(base_tokens=1000 * BILLION).peak_lr.value < advise().peak_lr.value
+    assert advise(n_params=10 * BILLION).peak_lr.value < advise().peak_lr.value
+    assert advise(batch_tokens=10**5).peak_lr.value < advise().peak_lr.value
+
+
+def test_a_known_peak_of_the_base_goes_before_any_formula():
+    assert advise(base_peak_lr=3e-4).peak_lr.value == 3e-4
+
+
+def test_a_decayed_base_is_rewarmed_and_an_undecayed_one_only_fills_the_moments():
+    decayed = advise(base_decayed=True)
+    assert decayed.rewarm_tokens.value == max(0.01 * 20 * BILLION, 40 * 4 * 10**6)
+    assert decayed.decay_tokens.value == 0.2 * 20 * BILLION
+    stable = advise(base_decayed=False)
+    assert stable.rewarm_tokens.value == 40 * 4 * 10**6
+    assert stable.decay_tokens.value == 0.1 * 120 * BILLION, "the decay that the base did not have is still owed"
+    assert advise(base_decayed=False, optimizer_reset=False).rewarm_tokens.value == 0
+
+
+@pytest.mark.parametrize("decayed", [True, False])
+@pytest.mark.parametrize("tokens", [1, 10, 10**6, 10**15])
+def test_rises_and_falls_always_fit_into_the_stage(decayed, tokens):
+    found = advise(tokens=tokens, base_decayed=decayed)
+    assert found.rewarm_tokens.value + found.decay_tokens.value <= tokens
+
+
+def test_what_is_printed_has_formula_source_and_doubts():
+    text = str(advise(width_factor=2, tokens=1000, base_tokens=1000, n_params=1000))
+    assert "0.3118 C^-0.125" in text
+    assert text.count("arXiv:") >= 6
+    assert "taken for decayed" in text
+    assert "fitted from 1e+17" in text
+    assert "rate of matrices" not in str(advise())
+
+
+@pytest.mark.parametrize("wrong", [{"tokens": 0}, {"base_tokens": -1}, {"adam_beta2": 1.0}, {"base_peak_lr": 0.0}])
+def test_senseless_counts_are_refused(wrong):
+    with pytest.raises(TrainingError, match="no rate can be advised"):
+        advise(**wrong)
+
+
+def losses_of(model, study, output, factor):
+    steps, batch = 30, 2 * 16
+    args = TrainingArguments(
+        output_dir=str(output), max_steps=steps, per_device_train_batch_size=2, learning_rate=2e-3, weight_decay=0.1,
+        adam_epsilon=1e-30, max_grad_norm=0, logging_steps=1, report_to=[], save_strategy="no", use_cpu=True,
+        disable_tqdm=True, train_sampling_strategy="sequential",
+    )  # fmt: skip
+    blocks = PackedBlocks(study / "train.safetensors", 16)
+    schedule = Schedule(tokens=steps * batch, warmup_tokens=5 * batch, decay_tokens=10 * batch)
+    trainer = TokenTrainer(
+        model=model, args=args, train_dataset=blocks, schedule=schedule, batch_tokens=batch, width_factor=factor
+    )
+    trainer.train()
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def test_a_tiled_model_follows_its_base_with_the_width_rule_and_leaves_it_without(model, study, tmp_path):
+    wide = [bootstrap_from_pretrained(model, GrowthConfig(width=2, width_method="clone")).double() for _ in range(2)]
+    base = losses_of(model.double(), study, tmp_path, 1)
+    with_rule, without = losses_of(wide[0], study, tmp_path, 2), losses_of(wide[1], study, tmp_path, 1)
+    assert base[-1] < base[0] - 0.3
+    torch.testing.assert_close(torch.tensor(with_rule), torch.tensor(base), rtol=1e-6, atol=0)
+    assert abs(without[-1] - base[-1]) > 0.01
