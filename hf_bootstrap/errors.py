@@ -6,6 +6,7 @@
     │   └── PointError                       one scaling point, named by its run and tokens or its line
     ├── StoreError           (OSError)       a file or folder that cannot be written, read or shared
     │   └── CorruptFileError                 a file whose content is not what its writer left
+    ├── HubError             (OSError)       the Hub is away, refuses, or holds what cannot be used
     ├── GrowthError          (ValueError)    a growth that was asked for wrongly
     │   ├── UnsupportedModelError            an architecture, or a size of it, that cannot be grown
     │   └── VerificationError                a grown model that is not what was promised
@@ -30,6 +31,7 @@ __all__ = [
     "DataError",
     "FitError",
     "GrowthError",
+    "HubError",
     "LawError",
     "LawFileError",
     "NotFittedError",
@@ -68,6 +70,10 @@ class StoreError(BootstrapError, OSError):
 
 class CorruptFileError(StoreError):
     """A file whose content is not what its writer left: a wrong checksum or broken JSON."""
+
+
+class HubError(BootstrapError, OSError):
+    """The Hub is away, refuses, or holds what cannot be used; nothing there is half changed."""
 
 
 class GrowthError(BootstrapError, ValueError):

@@ -322,16 +322,56 @@ class ScalingLaw:
 
         write_folder(self, folder)
 
+    def to_html(self) -> str:
+        """The planner: one page without requests, with the law inside, that answers questions; see `planner`."""
+        from .planner import planner_page
+
+        return planner_page(self)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        points: bool = True,
+        private: bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Put law, points, card, figures and planner into a model repository, in one commit, and return its address.
+
+        Args:
+            repo_id: ``user/name``; made where it does not exist.
+            points: whether the points it was fitted to go with it.
+            private: of a new repository; True is refused where it exists and is public.
+            revision: a branch, made where it does not exist.
+            create_pr: open a pull request instead.
+            metadata: of the card: ``license``, ``datasets``, ``base_model``, ``language``, further ``tags``.
+
+        Raises:
+            HubError: the Hub refuses or stays away; nothing is changed there then.
+        """
+        from .publish import push_law
+
+        asked = {"private": private, "revision": revision, "create_pr": create_pr, "metadata": metadata}
+        return push_law(self, repo_id, points=points, **asked).url  # type: ignore[arg-type]
+
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Self:
-        """Read a law that `save_pretrained` wrote; its predictions are equal to the last bit.
+    def from_pretrained(cls, folder: str | Path, *, revision: str | None = None) -> Self:
+        """Read a law that `save_pretrained` or `push_to_hub` wrote; its predictions are equal to the last bit.
+
+        Args:
+            folder: a folder, or the name of a repository (``user/name``).
+            revision: of the repository: a branch, tag, commit or ``refs/pr/N``.
 
         Raises:
             LawFileError: the law, or the points beside it, are missing, changed or of another version.
+            HubError: the repository cannot be had, or holds no law.
         """
         from .law_folder import read_folder
+        from .publish import found_folder
 
-        law, points = read_folder(folder)
+        law, points = read_folder(found_folder(folder, revision))
         form = getattr(law.form, "inner", law.form)
         objective, delta = ("huber", 1e-3) if law.objective == "given" else (law.objective, law.delta)
         return cls(form.name, objective, delta)._learn(law, points)

@@ -19,11 +19,11 @@ from .forms import FORMS
 from .resampling import Replicates
 from .scratch import WithScratch
 
-__all__ = ["LAW_FILE", "LAW_SCHEMA", "read_law", "write_law"]
+__all__ = ["LARGEST_LAW", "LAW_FILE", "LAW_SCHEMA", "read_law", "write_law"]
 
 LAW_FILE = "law.json"
 LAW_SCHEMA = 1
-_LARGEST = 256 * 1024 * 1024
+LARGEST_LAW = 256 * 1024 * 1024
 _METHODS = ("bootstrap", "jackknife", "none")
 
 
@@ -105,7 +105,7 @@ def read_law(path: str | Path) -> FittedLaw:
 def _load(path: Path) -> dict[str, Any]:
     try:
         size = path.stat().st_size
-        if size > _LARGEST:
+        if size > LARGEST_LAW:
             raise LawFileError(f"{path} has {size:,} bytes; no law is that large. It is not read.")
         record = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
     except OSError as error:

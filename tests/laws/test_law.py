@@ -233,7 +233,7 @@ def test_scaling_points_are_saved_as_they_came(tmp_path):
     card = (tmp_path / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: hf-bootstrap\n")
     assert "method: continue, scratch." in card
-    assert "| alpha3 |" in card
+    assert "| `alpha3` |" in card
 
 
 def test_published_parameters_are_saved_and_read_without_intervals(tmp_path):

@@ -1,0 +1,150 @@
+"""A repository comes down whole and checked, or not at all.
+
+Into the Hub's own cache for those who only read, or into a folder that appears under its name when it is complete.
+"""
+
+import fnmatch
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..errors import HubError, StoreError
+from ..store import sync_folder
+from .patience import Patience, Say, failures
+from .push import Kind, Remote, blob_ids, client, look
+
+__all__ = ["is_repo_id", "pull_files", "pull_folder"]
+
+
+def is_repo_id(text: str) -> bool:
+    """Whether a text could be the name of a repository (``user/name``) rather than a path: no such folder is here."""
+    return bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", text)) and not Path(text).exists()
+
+
+def pull_files(
+    repo_id: str,
+    patterns: Iterable[str] = ("*",),
+    *,
+    kind: Kind = "model",
+    revision: str | None = None,
+    largest: int | None = None,
+    patience: float = 300.0,
+    say: Say | None = None,
+) -> Path:
+    """The files of one revision in the Hub's cache, each with the content the Hub says it has.
+
+    Args:
+        repo_id: ``user/name``.
+        patterns: of the paths wanted.
+        kind: of repository.
+        revision: a branch, tag, commit or ``refs/pr/N``; the main branch by default.
+        largest: bytes above which a file is refused before it is fetched.
+        patience: seconds that may be spent waiting for a busy Hub, in all.
+        say: is handed one sentence before each wait.
+
+    Returns:
+        The folder in the cache; it is the Hub's, and is only to be read.
+
+    Raises:
+        HubError: it is not there, may not be read, or stays out of reach; a file is too large, or came damaged.
+    """
+    return _pull(repo_id, tuple(patterns), kind, revision, largest, Patience(patience, say), None)
+
+
+def pull_folder(
+    repo_id: str,
+    target: str | Path,
+    *,
+    kind: Kind = "model",
+    revision: str | None = None,
+    patience: float = 300.0,
+    say: Say | None = None,
+) -> Path:
+    """A repository as a folder, which appears under its name when every file is there and checked.
+
+    What an interrupted call fetched is kept beside it, hidden, and not fetched again.
+
+    Raises:
+        HubError: as `pull_files`, or `target` exists already.
+        StoreError: the folder cannot be written.
+    """
+    target = Path(target)
+    if target.exists():
+        raise HubError(f"{target} exists already, and nothing in it is replaced. Name another folder, or remove it.")
+    hidden = target.parent / f".{target.name}.pulling"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _pull(repo_id, ("*",), kind, revision, None, Patience(patience, say), hidden)
+        shutil.rmtree(hidden / ".cache", ignore_errors=True)
+        os.rename(hidden, target)
+        sync_folder(target.parent)
+    except HubError:
+        raise
+    except OSError as error:
+        raise StoreError(f"{target} cannot be written: {error}. Check the path and the space that is left.") from error
+    return target
+
+
+def _pull(
+    repo_id: str,
+    patterns: tuple[str, ...],
+    kind: Kind,
+    revision: str | None,
+    largest: int | None,
+    waits: Patience,
+    into: Path | None,
+) -> Path:
+    from huggingface_hub import snapshot_download
+
+    api = client()
+    while True:
+        try:
+            with waits.watching():
+                head = look(api, repo_id, kind, revision)
+                wanted = {n: f for n, f in head.files.items() if any(fnmatch.fnmatch(n, p) for p in patterns)}
+                _refuse_large(repo_id, wanted, largest)
+                if into is not None:
+                    _sweep(into, wanted)
+                # By its commit: between two looks at a branch it may move, and files of two revisions are none.
+                folder = snapshot_download(
+                    repo_id,
+                    repo_type=kind,
+                    revision=head.commit,
+                    allow_patterns=list(patterns),
+                    local_dir=into,
+                    library_name="hf-bootstrap",
+                )
+            return _checked(Path(folder), Remote(head.commit, head.private, wanted), repo_id)
+        except failures() as error:
+            waits.after(error, f"Fetching {repo_id}")
+
+
+def _refuse_large(repo_id: str, files: dict[str, tuple[str, int]], largest: int | None) -> None:
+    for name, (_, size) in files.items():
+        if largest is not None and size > largest:
+            raise HubError(
+                f"{name} of {repo_id} has {size:,} bytes; {largest:,} are allowed for what it should be. It is not "
+                "fetched."
+            )
+
+
+def _sweep(folder: Path, wanted: dict[str, tuple[str, int]]) -> None:
+    """Remove what an earlier, interrupted pull of another revision left behind."""
+    for path in folder.rglob("*") if folder.exists() else ():
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and not name.startswith(".cache/") and name not in wanted:
+            path.unlink()
+
+
+def _checked(folder: Path, head: Remote, repo_id: str) -> Path:
+    for name, (oid, size) in head.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise HubError(f"{name} of {repo_id} did not arrive. Run the same command again.")
+        if path.stat().st_size != size or oid not in blob_ids(path):
+            there = path.resolve()
+            there.unlink()  # else the cache would give it again
+            raise HubError(f"{name} of {repo_id} is not what the Hub says it holds; removed. Run the same again.")
+    return folder
