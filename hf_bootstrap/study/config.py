@@ -4,8 +4,8 @@ Loads without torch. Which runs it takes is worked out in `runs`, what they cost
 text ready.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -102,11 +102,9 @@ class MethodConfig:
         base_decayed: whether bases are the trunk's decayed models (as released ones are) or the trunk itself.
         base_tokens: only bases at these D1 marks; all if left out.
         seeds: only these seeds; all of the study's if left out.
-        peak_lr: of the second stage; several are all trained, and the best at each cell is the point. The study's if
-            left out.
+        peak_lr: of the second stage; several are all trained, and the best at each cell is the point: how a sweep is
+            done. The study's if left out.
         scratch_peak_lr: of the run from scratch; the study's if left out.
-        sweep_lr: further rates tried at the corners only (least and most D1) to show that `peak_lr` was a fair choice;
-            their points are kept apart.
         replay_text: text mixed into the second stage, one of `texts`.
         replay_ratio: the share of the characters that text has.
     """
@@ -123,7 +121,6 @@ class MethodConfig:
     seeds: tuple[int, ...] = ()
     peak_lr: tuple[float, ...] = ()
     scratch_peak_lr: float | None = None
-    sweep_lr: tuple[float, ...] = ()
     replay_text: str | None = None
     replay_ratio: float = 0.0
 
@@ -252,6 +249,26 @@ class StudyConfig:
             follow = self.models[follow].get("like")
         fields.pop("like", None)
         return fields
+
+    def narrowed(self, methods: Sequence[str] = (), seeds: Sequence[int] = ()) -> Self:
+        """The same study with some of its methods and seeds; empty keeps all.
+
+        Raises:
+            StudyError: a method or a seed that the study has not.
+        """
+        known = [method.name for method in self.methods]
+        for name in methods:
+            if name not in known:
+                raise StudyError(f"there is no method {name!r}. {did_you_mean(name, known)}")
+        if extra := sorted(set(seeds) - set(self.seeds)):
+            raise StudyError(f"there are no seeds {extra}. The study has {list(self.seeds)}.")
+        kept = tuple(seed for seed in self.seeds if not seeds or seed in seeds)
+        chosen = [
+            replace(method, seeds=tuple(seed for seed in method.seeds if seed in kept))
+            for method in self.methods
+            if (not methods or method.name in methods) and (not method.seeds or set(method.seeds) & set(kept))
+        ]
+        return replace(self, methods=tuple(chosen), seeds=kept)
 
     @classmethod
     def from_dict(cls, record: Any) -> Self:

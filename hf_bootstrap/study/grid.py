@@ -5,6 +5,7 @@ branched off before it. Pure: no torch, no files; ids are hashes of content, so 
 runs it starts from before any exists.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,7 +58,6 @@ class Method:
         growth: fields of a `GrowthConfig`; None leaves the model's size as it is.
         peak_lrs: of the second stage, each trained; empty takes the grid's.
         scratch_peak_lr: of the run from scratch; None takes the grid's.
-        sweep_lrs: further rates, tried from the bases with the least and the most tokens.
         scratch_tokens: marks of the run from scratch; empty takes `tokens`.
         from_base: False leaves only the run from scratch.
         base_decayed: whether a base is the decayed model at a mark, or the trunk itself.
@@ -71,7 +71,6 @@ class Method:
     growth: Mapping[str, Any] | None = None
     peak_lrs: tuple[float, ...] = ()
     scratch_peak_lr: float | None = None
-    sweep_lrs: tuple[float, ...] = ()
     scratch_tokens: tuple[int, ...] = ()
     from_base: bool = True
     base_decayed: bool = True
@@ -196,17 +195,11 @@ class Grid:
             yield from self._stage({**facts, **unseen, "model": method.scratch}, marks, known).runs
         chosen = {step * self.batch_tokens for step in self._steps(method.base_tokens)} if method.base_tokens else None
         wanted = [o for o in origins if method.from_base and (chosen is None or o["base_tokens"] in chosen)]
-        corners = {min(counts), max(counts)} if (counts := [o["base_tokens"] for o in wanted]) else set()
-        for origin in wanted:
-            sweep = method.sweep_lrs if origin["base_tokens"] in corners else ()
-            for peak in dict.fromkeys((*(method.peak_lrs or (self.peak_lr,)), *sweep)):
-                facts = self._facts(method.corpus, seed, method.name, peak, self.rewarm_steps)
-                marks = method.tokens
-                if peak in sweep and peak not in (method.peak_lrs or (self.peak_lr,)):
-                    marks = tuple(sorted({min(marks), max(marks)}))
-                # marks (0,): the loss before any second-stage token, for the recovery after growth
-                start = {**origin, "growth": method.growth, "marks": (0,)}
-                yield from self._stage({**facts, **unseen, **start}, marks, known).runs
+        for origin, peak in itertools.product(wanted, method.peak_lrs or (self.peak_lr,)):
+            facts = self._facts(method.corpus, seed, method.name, peak, self.rewarm_steps)
+            # marks (0,): the loss before any second-stage token, for the recovery after growth
+            start = {**origin, "growth": method.growth, "marks": (0,)}
+            yield from self._stage({**facts, **unseen, **start}, method.tokens, known).runs
 
     def _last_checkpoint(self, run: RunSpec) -> str:
         return f"{run.run_id}/checkpoint-{run.tokens // self.batch_tokens}"

@@ -122,8 +122,8 @@ def test_arms_of_a_study_are_laid_out():
             "name": "rates",
             "text": "code",
             "tokens": [131072, 262144, 524288],
-            "peak_lr": 1e-3,
-            "sweep_lr": [1e-3, 2e-3],
+            "peak_lr": [1e-3, 2e-3],
+            "seeds": 1,
         },
         {"name": "alone", "text": "docs", "tokens": [131072], "scratch": "deep", "from_base": False},
         {"name": "replay", "text": "code", "tokens": [131072], "replay_text": "docs", "replay_ratio": 0.05},
@@ -142,20 +142,26 @@ def test_arms_of_a_study_are_laid_out():
         assert spec.base_decayed is False
     assert len(undecayed) == 2
     ends = [spec for spec in specs if spec.method == "rates" and spec.decay_tokens]
-    for seed in (0, 1):
-        cells = {(s.base_tokens, s.tokens): set() for s in ends}
-        for spec in ends:
-            if spec.seed == seed:
-                cells[spec.base_tokens, spec.tokens].add(spec.peak_lr)
-        corner = {(d1, d2) for d1 in (131_072, 2_048_000) for d2 in (131_072, 524_288)}
-        assert {cell for cell, rates in cells.items() if rates == {1e-3, 2e-3}} == corner
-        assert len(cells) == 12
+    assert {spec.seed for spec in ends} == {1}
+    assert len({(s.base_tokens, s.tokens, s.peak_lr) for s in ends}) == len(ends) == 4 * 3 * 2
     assert not [spec for spec in specs if spec.method == "alone"]
     assert {spec.data for spec in specs if spec.method == "replay"} == {
         "text/code-train-replay.safetensors",
         "text/code-train-1-replay.safetensors",
     }
     assert {spec.data for spec in specs if spec.method == "rates" and spec.seed} == {"text/code-train-1.safetensors"}
+
+
+def test_a_study_can_be_narrowed_to_runs_that_are_those_of_the_whole():
+    config = StudyConfig.from_dict(changed("seeds", [0, 1]))
+    part = study_runs(config.narrowed(["stack"], [0]), DEMO_FACTS)
+    whole = {spec.run_id for spec in study_runs(config.narrowed(seeds=[0]), DEMO_FACTS)}
+    assert {spec.run_id for spec in part} < whole
+    assert {spec.method for spec in part} == {"scratch", "stack"}
+    with pytest.raises(StudyError, match="Did you mean 'stack'"):
+        config.narrowed(["stak"])
+    with pytest.raises(StudyError, match=r"no seeds \[7\]"):
+        config.narrowed(seeds=[7])
 
 
 def test_checkpoints_trained_elsewhere_are_bases():
