@@ -5,14 +5,16 @@ branched off before it. Pure: no torch, no files; ids are hashes of content, so 
 runs it starts from before any exists.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ..errors import StudyError
 from ..records import RunSpec
+from .stages import Known, Laid, lay_out
 
-__all__ = ["Corpus", "Grid", "Method", "costs", "start_run_id", "tokens_needed"]
+__all__ = ["Checkpoint", "Corpus", "Grid", "Method", "start_run_id"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,16 @@ class Corpus:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A base trained elsewhere: where it is, D1, whether its rate was decayed, and the training it came from."""
+
+    path: str
+    tokens: int
+    decayed: bool | None = None
+    run: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Method:
     """One way to reuse a base, and the model it is to be compared with.
 
@@ -42,18 +54,27 @@ class Method:
         name: as points carry it: "continue", "stack", ...
         corpus: what the second stage trains on.
         tokens: D2 marks, decay included.
-        scratch: config of the same model made from scratch, for the rows with D1 = 0.
+        scratch: config of the same model made from scratch, for the rows with D1 = 0; None for no such rows.
         growth: fields of a `GrowthConfig`; None leaves the model's size as it is.
-        peak_lr, scratch_peak_lr: of the second stage and of the run from scratch; None takes the grid's.
+        peak_lrs: of the second stage, each trained; empty takes the grid's.
+        scratch_peak_lr: of the run from scratch; None takes the grid's.
+        scratch_tokens: marks of the run from scratch; empty takes `tokens`.
+        from_base: False leaves only the run from scratch.
+        base_decayed: whether a base is the decayed model at a mark, or the trunk itself.
+        base_tokens: marks of the bases to use; empty takes all.
     """
 
     name: str
     corpus: Corpus
     tokens: tuple[int, ...]
-    scratch: Mapping[str, Any]
+    scratch: Mapping[str, Any] | None
     growth: Mapping[str, Any] | None = None
-    peak_lr: float | None = None
+    peak_lrs: tuple[float, ...] = ()
     scratch_peak_lr: float | None = None
+    scratch_tokens: tuple[int, ...] = ()
+    from_base: bool = True
+    base_decayed: bool = True
+    base_tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,23 +82,26 @@ class Grid:
     """What a study varies and what it holds fixed. All counts are trained tokens.
 
     Attributes:
-        model: config of the base model, as `PreTrainedConfig.to_dict` writes it.
+        model: config of the base model, as `PreTrainedConfig.to_dict` writes it; None where `bases` are given.
         corpus: what the base is trained on.
         base_tokens: D1 marks; at each the trunk's rate is decayed, and the decayed model is the base.
+        bases: models trained elsewhere, instead of a trunk.
         methods: what is done with every base.
         peak_lr: of every stage that does not state its own.
         batch_size, sequence_length: blocks a step and trained tokens a block. Marks are rounded down to whole steps.
         warmup_steps: optimizer steps of warm-up from scratch; rewarm_steps: of a second stage, which
             starts with a fresh optimizer.
         decay_share: last part of every mark over which the rate falls to 0, rounded down to whole steps.
+        reserve_tokens: a second stage on the base's own text begins behind this many; None: behind the largest mark.
         seeds: one trunk each.
         tokenizer, tokenizer_hash: the tokenizer's folder under the study's, and its hash.
         attention, dtype: as in `RunSpec`.
     """
 
-    model: Mapping[str, Any]
+    model: Mapping[str, Any] | None
     corpus: Corpus
-    base_tokens: tuple[int, ...]
+    base_tokens: tuple[int, ...] = ()
+    bases: tuple[Checkpoint, ...] = ()
     methods: tuple[Method, ...] = ()
     peak_lr: float = 4e-3
     batch_size: int = 4
@@ -85,6 +109,7 @@ class Grid:
     warmup_steps: int = 40
     rewarm_steps: int = 20
     decay_share: float = 0.2
+    reserve_tokens: int | None = None
     seeds: tuple[int, ...] = (0,)
     tokenizer: str | None = None
     tokenizer_hash: str | None = None
@@ -93,7 +118,7 @@ class Grid:
 
     def __post_init__(self) -> None:
         """Refuse a grid that cannot be laid out."""
-        marks = [self.base_tokens, *(method.tokens for method in self.methods)]
+        marks = [self.base_tokens] * (not self.bases) + [method.tokens for method in self.methods]
         if not all(marks) or not self.seeds:
             raise StudyError("A grid needs at least one base mark, one mark for each method and one seed.")
         if not 0 < self.decay_share < 1:
@@ -101,49 +126,92 @@ class Grid:
                 f"decay_share is {self.decay_share}; it is the share of every run over which the rate falls, "
                 "above 0 and below 1. 0.2 is usual."
             )
-        shortest = min(map(min, marks))
-        steps = shortest // self._batch_tokens
+        if self.batch_tokens < 1:
+            raise StudyError(f"A step of {self.batch_size} blocks of {self.sequence_length} tokens trains nothing.")
+        shortest = min(map(min, marks), default=self.batch_tokens * 10**6)
+        steps = shortest // self.batch_tokens
         if steps * self.decay_share < 1:
             raise StudyError(
                 f"A mark of {shortest:,} tokens is {steps} steps, too short to decay over {self.decay_share:.0%} "
                 "of it. Train longer or make the batch smaller."
             )
+        warmup = max(self.warmup_steps, self.rewarm_steps)
+        if warmup > steps - int(self.decay_share * steps + 1e-9):
+            raise StudyError(
+                f"A mark of {shortest:,} tokens is {steps} steps; a warm-up of {warmup} and a decay over "
+                f"{self.decay_share:.0%} leave nothing between them. Train longer or warm up for less."
+            )
 
-    def specs(self) -> list[RunSpec]:
+    @property
+    def batch_tokens(self) -> int:
+        """Trained tokens of one step."""
+        return self.batch_size * self.sequence_length
+
+    def specs(self, known: Known | None = None) -> list[RunSpec]:
         """Every run of the study, each after the runs it starts from, none twice.
 
-        Raises:
-            RecordError: a mark too short for its warm-up and decay.
-        """
-        runs = {spec.run_id: spec for seed in self.seeds for spec in self._of_seed(seed)}
-        return list(runs.values())
+        Args:
+            known: runs that exist, to go on from.
 
-    def _of_seed(self, seed: int) -> Iterator[RunSpec]:
-        # The decayed checkpoint at each mark is a base, so a branch of the trunk keeps its last one.
-        facts = self._facts(self.corpus, seed, "scratch", self.peak_lr, self.warmup_steps)
-        trunk, *bases = self._stage({**facts, "model": self.model}, self.base_tokens, keep_ends=True)
-        yield from (trunk, *bases)
+        Raises:
+            RecordError: a run that no `RunSpec` can hold.
+        """
+        found = known or Known()
+        return list({spec.run_id: spec for seed in self.seeds for spec in self._of_seed(seed, found)}.values())
+
+    def _of_seed(self, seed: int, known: Known) -> Iterator[RunSpec]:
+        origins: dict[bool, list[dict[str, Any]]] = {}
+        if self.bases:
+            origins[True] = origins[False] = [_origin_elsewhere(base) for base in self.bases]
+        else:
+            undecayed = any(method.from_base and not method.base_decayed for method in self.methods)
+            also = [step * self.batch_tokens for step in self._steps(self.base_tokens)] if undecayed else []
+            facts = self._facts(self.corpus, seed, "scratch", self.peak_lr, self.warmup_steps)
+            # The decayed checkpoint at each mark is a base, so a branch of the trunk keeps its last one.
+            trunk = self._stage({**facts, "model": self.model}, self.base_tokens, known, also=also, keep_ends=True)
+            yield from trunk.runs
+            origins[True] = [self._origin(trunk, end.tokens, self._last_checkpoint(end)) for end in trunk.decays]
+            origins[False] = [self._origin(trunk, count, trunk.at[count], decayed=False) for count in also]
         for method in self.methods:
-            scratch_peak, peak = method.scratch_peak_lr or self.peak_lr, method.peak_lr or self.peak_lr
-            # A second stage on the base's own text goes on behind the last token any base has seen; the
-            # runs from scratch it is compared with read the same blocks.
-            same_text = method.corpus.data == self.corpus.data
-            unseen = {"data_offset": bases[-1].tokens // self.sequence_length if same_text else 0}
-            facts = self._facts(method.corpus, seed, "scratch", scratch_peak, self.warmup_steps)
-            yield from self._stage({**facts, **unseen, "model": method.scratch}, method.tokens)
+            yield from self._of_method(method, seed, origins[method.base_decayed], known)
+
+    def _of_method(
+        self, method: Method, seed: int, origins: Sequence[Mapping[str, Any]], known: Known
+    ) -> Iterator[RunSpec]:
+        # A second stage on the base's own text goes on behind the last token any base has seen; the
+        # runs from scratch it is compared with read the same blocks.
+        same_text = method.corpus.data == self.corpus.data and not self.bases
+        last = max((step * self.batch_tokens for step in self._steps(self.base_tokens)), default=0)
+        reserved = -(-(last if self.reserve_tokens is None else self.reserve_tokens) // self.sequence_length)
+        if same_text and reserved * self.sequence_length < last:
+            raise StudyError(
+                f"reserve_tokens is {self.reserve_tokens:,} but a base sees {last:,} tokens of the text. Reserve more."
+            )
+        unseen = {"data_offset": reserved if same_text else 0}
+        if method.scratch is not None:
+            peak = method.scratch_peak_lr or self.peak_lr
+            facts = self._facts(method.corpus, seed, "scratch", peak, self.warmup_steps)
+            marks = method.scratch_tokens or method.tokens
+            yield from self._stage({**facts, **unseen, "model": method.scratch}, marks, known).runs
+        chosen = {step * self.batch_tokens for step in self._steps(method.base_tokens)} if method.base_tokens else None
+        wanted = [o for o in origins if method.from_base and (chosen is None or o["base_tokens"] in chosen)]
+        for origin, peak in itertools.product(wanted, method.peak_lrs or (self.peak_lr,)):
             facts = self._facts(method.corpus, seed, method.name, peak, self.rewarm_steps)
-            for base in bases:
-                step = base.tokens // base.batch_tokens
-                origin = {
-                    "start": f"{base.run_id}/checkpoint-{step}",
-                    "growth": method.growth,
-                    "base_tokens": base.tokens,
-                    "base_run_id": trunk.run_id,
-                    "base_checkpoint_id": f"{trunk.run_id}/step-{step}",
-                    "base_decayed": True,
-                    "marks": (0,),  # the loss before any second-stage token, for the recovery after growth
-                }
-                yield from self._stage({**facts, **unseen, **origin}, method.tokens)
+            # marks (0,): the loss before any second-stage token, for the recovery after growth
+            start = {**origin, "growth": method.growth, "marks": (0,)}
+            yield from self._stage({**facts, **unseen, **start}, method.tokens, known).runs
+
+    def _last_checkpoint(self, run: RunSpec) -> str:
+        return f"{run.run_id}/checkpoint-{run.tokens // self.batch_tokens}"
+
+    def _origin(self, trunk: Laid, count: int, start: str, *, decayed: bool = True) -> dict[str, Any]:
+        return {
+            "start": start,
+            "base_tokens": count,
+            "base_run_id": trunk.root,
+            "base_checkpoint_id": f"{trunk.root}/step-{count // self.batch_tokens}",
+            "base_decayed": decayed,
+        }
 
     def _facts(self, corpus: Corpus, seed: int, method: str, peak_lr: float, warmup_steps: int) -> dict[str, Any]:
         """What all runs of one stage have in common, apart from where their weights come from."""
@@ -155,7 +223,7 @@ class Grid:
             "data": corpus.data,
             "eval_sets": corpus.eval_sets,
             "peak_lr": peak_lr,
-            "warmup_tokens": warmup_steps * self._batch_tokens,
+            "warmup_tokens": warmup_steps * self.batch_tokens,
             "batch_size": self.batch_size,
             "sequence_length": self.sequence_length,
             "tokenizer": self.tokenizer,
@@ -164,32 +232,36 @@ class Grid:
             "dtype": self.dtype,
         }
 
-    def _stage(self, facts: Mapping[str, Any], marks: Sequence[int], keep_ends: bool = False) -> list[RunSpec]:
+    def _stage(
+        self,
+        facts: Mapping[str, Any],
+        marks: Sequence[int],
+        known: Known,
+        *,
+        also: Sequence[int] = (),
+        keep_ends: bool = False,
+    ) -> Laid:
         """One run at a constant rate that stops where the last decay starts, and a decay for each mark."""
-        steps = sorted({mark // self._batch_tokens for mark in marks})
-        decays = [int(self.decay_share * count + 1e-9) * self._batch_tokens for count in steps]
-        ends = [count * self._batch_tokens for count in steps]
-        starts = [end - decay for end, decay in zip(ends, decays, strict=True)]
-        stable = RunSpec(**facts, tokens=starts[-1], checkpoints=tuple(starts))
-        stable_id = stable.run_id
-        return [stable] + [
-            replace(
-                stable,
-                model=None,
-                growth=None,
-                start=f"{stable_id}/checkpoint-{start // self._batch_tokens}",
-                resume=True,
-                tokens=end,
-                decay_tokens=decay,
-                checkpoints=(end,) if keep_ends else (),
-                marks=(),
-            )
-            for start, end, decay in zip(starts, ends, decays, strict=True)
+        steps = self._steps(marks)
+        decays = [int(self.decay_share * count + 1e-9) for count in steps]
+        ends = [
+            ((count - decay) * self.batch_tokens, count * self.batch_tokens)
+            for count, decay in zip(steps, decays, strict=True)
         ]
+        return lay_out(RunSpec(**facts, tokens=ends[-1][0]), ends, known, also=also, keep_ends=keep_ends)
 
-    @property
-    def _batch_tokens(self) -> int:
-        return self.batch_size * self.sequence_length
+    def _steps(self, marks: Sequence[int]) -> list[int]:
+        return sorted({mark // self.batch_tokens for mark in marks})
+
+
+def _origin_elsewhere(base: Checkpoint) -> dict[str, Any]:
+    return {
+        "start": base.path,
+        "base_tokens": base.tokens,
+        "base_run_id": base.run or base.path,
+        "base_checkpoint_id": base.path,
+        "base_decayed": base.decayed,
+    }
 
 
 def start_run_id(spec: RunSpec) -> str | None:
@@ -198,43 +270,3 @@ def start_run_id(spec: RunSpec) -> str | None:
     A folder or a Hub name has the same shape, so look the answer up among the runs of the study.
     """
     return spec.start.partition("/")[0] if spec.start else None
-
-
-def tokens_needed(specs: Sequence[RunSpec]) -> dict[str, int]:
-    """For each token file, the trained tokens it must hold from its beginning, skipped blocks included."""
-    needed: dict[str, int] = {}
-    for spec in specs:
-        end = spec.data_offset * spec.sequence_length + spec.tokens
-        needed[spec.data] = max(needed.get(spec.data, 0), end)
-    return needed
-
-
-def costs(specs: Sequence[RunSpec]) -> dict[str, float]:
-    """Relative compute of each run, by run id: tokens it trains itself times the cost of one token.
-
-    A token costs its weights in matrix products plus 80,000 for every layer and once more: what a layer
-    costs in overheads at these sizes on one CPU thread (33, 56 and 62 microseconds a token measured at
-    hidden 64, twice the layers, twice the width). The overheads vanish for large models. A start that is
-    no run of the study counts as a model of the reference size.
-    """
-    shapes: dict[str, Mapping[str, Any]] = {}
-    found: dict[str, float] = {}
-    for spec in specs:
-        run_id = spec.run_id
-        shapes[run_id] = spec.model or _grown(shapes.get(start_run_id(spec) or "", {}), spec.growth or {})
-        before = int(spec.start.rpartition("-")[2]) * spec.batch_tokens if spec.resume and spec.start else 0
-        found[run_id] = (spec.tokens - before) * _token_cost(shapes[run_id])
-    return found
-
-
-def _grown(shape: Mapping[str, Any], growth: Mapping[str, Any]) -> dict[str, Any]:
-    factors = {"num_hidden_layers": growth.get("depth"), "hidden_size": growth.get("width")}
-    factors["intermediate_size"] = factors["hidden_size"]
-    return {**shape, **{key: shape[key] * (by or 1) for key, by in factors.items() if key in shape}}
-
-
-def _token_cost(shape: Mapping[str, Any]) -> float:
-    layers, hidden = shape.get("num_hidden_layers", 2), shape.get("hidden_size", 64)
-    inner, vocabulary = shape.get("intermediate_size", 3 * hidden), shape.get("vocab_size", 512)
-    weights = layers * (4 * hidden * hidden + 3 * hidden * inner) + hidden * vocabulary
-    return float(weights + 80_000 * (layers + 1))

@@ -110,6 +110,13 @@ class Window:
             process.start()
         self._running[folder.path.name] = (process, counter, folder)
 
+    def stop(self, run_id: str) -> None:
+        """End the process of a run that another machine has taken over."""
+        process, _, _ = self._running.pop(run_id)
+        process.kill()
+        process.join()
+        process.close()
+
     def wait(self, timeout: float) -> list[Ended]:
         """The runs that ended, as soon as one has; an empty list after `timeout` seconds."""
         sentinels = {process.sentinel: run_id for run_id, (process, _, _) in self._running.items()}
@@ -144,7 +151,9 @@ def _work(path: str, run_one: str, counter: Any) -> None:
         counter.value = tokens
 
     with _sole_owner(path):
-        getattr(importlib.import_module(module), function)(RunFolder(path), report)
+        # Its last owner may have finished it between our look and this moment.
+        if not RunFolder(path).is_done():
+            getattr(importlib.import_module(module), function)(RunFolder(path), report)
 
 
 def _die_with_parent() -> None:

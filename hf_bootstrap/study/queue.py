@@ -4,13 +4,14 @@ All of it is read from the files of the runs; starting and watching processes is
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import StudyError
 from ..records import RunSpec
 from ..store import COMPLETE, RunFolder
-from .grid import costs, start_run_id
+from .costs import costs, own_tokens
+from .grid import start_run_id
 
 __all__ = ["Queue"]
 
@@ -25,6 +26,7 @@ class Queue:
     Attributes:
         specs, folders: by run id.
         waiting: ids of runs that are neither done nor taken.
+        stuck: run id -> why it can never start, for runs whose base is gone.
 
     Raises:
         StudyError: runs that start from each other in a circle.
@@ -35,21 +37,28 @@ class Queue:
         self.specs = {spec.run_id: spec for spec in specs}
         self.folders = {run_id: RunFolder(self.study / "runs" / run_id) for run_id in self.specs}
         self.waiting = {run_id for run_id, folder in self.folders.items() if not folder.is_done()}
+        self.stuck: dict[str, str] = {}
         self._costs = costs(self._ordered())
         self._chains = self._chain_costs()
 
-    def take(self) -> str | None:
+    def take(self, may: Callable[[str], bool] = lambda _: True) -> str | None:
         """The waiting run with the longest line of work behind it among those whose start is written.
 
         It is no longer waiting; `put_back` makes it so. None when no run can start yet.
 
-        Raises:
-            StudyError: a checkpoint to start from is gone although the run that wrote it is done.
+        Args:
+            may: asked for each in turn whether this process may have it.
         """
-        ready = [run_id for run_id in self.waiting if self._can_start(run_id)]
-        best = max(ready, key=lambda run_id: (self._chains[run_id], run_id), default=None)
-        self.waiting.discard(best or "")
-        return best
+        ready = [run_id for run_id in self.waiting - self.stuck.keys() if self.can_start(run_id)]
+        for run_id in sorted(ready, key=lambda run_id: (self._chains[run_id], run_id), reverse=True):
+            if may(run_id):
+                self.waiting.discard(run_id)
+                return run_id
+        return None
+
+    def refresh(self) -> None:
+        """Notice what other processes have finished."""
+        self.waiting -= {run_id for run_id in self.waiting if self.folders[run_id].is_done()}
 
     def put_back(self, run_id: str) -> None:
         """Let a run be taken again."""
@@ -60,21 +69,27 @@ class Queue:
         total = sum(self._costs.values())
         done = sum(cost for run_id, cost in self._costs.items() if run_id not in self.waiting and run_id not in running)
         for run_id, tokens in running.items():
-            spec = self.specs[run_id]
-            before = int(str(spec.start).rpartition("-")[2]) * spec.batch_tokens if spec.resume else 0
-            done += self._costs[run_id] * min(max(tokens - before, 0) / max(spec.tokens - before, 1), 1.0)
+            own = own_tokens(self.specs[run_id])
+            before = self.specs[run_id].tokens - own
+            done += self._costs[run_id] * min(max(tokens - before, 0) / max(own, 1), 1.0)
         return done / total if total else 1.0
 
     def tidy(self) -> None:
         """Remove each checkpoint that only decays resumed, once they and the run that wrote it are done.
 
-        Models that a new stage started from, the bases, stay.
+        Models that a new stage started from, the bases, stay; so does the last checkpoint of every run at constant
+        rate, from which the stage can be prolonged.
         """
+        last = {
+            f"{run_id}/checkpoint-{max(spec.checkpoints) // spec.batch_tokens}"
+            for run_id, spec in self.specs.items()
+            if spec.checkpoints and not spec.decay_tokens
+        }
         needed = {spec.start for spec in self.specs.values() if not spec.resume}
         needed |= {spec.start for run_id, spec in self.specs.items() if not self.folders[run_id].is_done()}
         for spec in self.specs.values():
             writer = self._start_of(spec)
-            if spec.start not in needed and writer is not None and self.folders[writer].is_done():
+            if spec.start not in needed | last and writer is not None and self.folders[writer].is_done():
                 checkpoint = self.study / "runs" / str(spec.start)
                 # Without its marker it is no checkpoint, so a kill in between leaves none half there.
                 (checkpoint / COMPLETE).unlink(missing_ok=True)
@@ -85,7 +100,8 @@ class Queue:
         run_id = start_run_id(spec)
         return run_id if run_id in self.specs else None
 
-    def _can_start(self, run_id: str) -> bool:
+    def can_start(self, run_id: str) -> bool:
+        """Whether a run's start is written; notes it as stuck where it never will be."""
         spec = self.specs[run_id]
         writer = self._start_of(spec)
         if writer is None:
@@ -95,9 +111,10 @@ class Queue:
         checkpoint = self.study / "runs" / str(spec.start)
         if (checkpoint / COMPLETE).exists():
             return True
-        if is_over:
-            raise StudyError(
-                f"run {run_id} starts from {checkpoint}, which is not there although the run that writes it is done. "
+        # Another process may have finished this run meanwhile, and removed what it started from.
+        if is_over and not self.folders[run_id].is_done():
+            self.stuck[run_id] = (
+                f"starts from {checkpoint}, which is not there although the run that writes it is done. "
                 f"Delete {self.folders[writer].path} to train it again."
             )
         return False

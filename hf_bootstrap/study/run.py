@@ -14,8 +14,9 @@ from pathlib import Path
 
 from ..errors import StudyError
 from ..records import RunSpec, ScalingPoint, seal
-from ..store import RunFolder, lock, write_atomic
+from ..store import RunFolder, write_atomic
 from .launch import PRELOAD, Window
+from .leases import Leases
 from .progress import Progress, show_progress
 from .queue import Queue
 
@@ -33,12 +34,14 @@ def run_study(
     workers: int = 2,
     on_progress: Callable[[Progress], None] | None = None,
     preload: Sequence[str] = PRELOAD,
+    retries: int = 1,
 ) -> list[ScalingPoint]:
     """Carry out every run that is not done, each after the run it starts from, and export all points.
 
-    The run with the most work behind it starts first. A run that fails is tried once more; if it fails
-    again, those in hand are finished and the study stops. Checkpoints that only served finished decays
-    are removed; those that other stages start from, the bases, stay.
+    The run with the most work behind it starts first. A run that fails is tried again, then left; whatever does not
+    start from it goes on, and at the end it is named. Checkpoints that only served finished decays are removed; those
+    that other stages start from, the bases, stay. Several processes may work in one folder: each run is held by a
+    lease (`leases`), and all return when the last run is done.
 
     Args:
         specs: the runs, in any order.
@@ -47,23 +50,30 @@ def run_study(
         workers: processes at a time, one thread each.
         on_progress: told a few times a second; by default a bar on the terminal.
         preload: modules loaded once for all processes.
+        retries: times a failed run is tried again.
 
     Returns:
         All points of all runs, in the order of `specs`; also written to ``points/<method>.jsonl``.
 
     Raises:
-        StudyError: a run failed twice, its start is missing, or the set cannot be ordered.
-        StoreError: another process works in the folder.
+        StudyError: runs failed to the end or have lost their start, or the set cannot be ordered.
+        StoreError: the folder cannot be written.
         KeyboardInterrupt: on Ctrl-C or SIGTERM, when the runs in hand have ended; it says how to go on.
     """
     folder = Path(folder)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(lock(folder))
         queue = Queue(specs, folder)
         show = on_progress or stack.enter_context(show_progress())
         if queue.waiting:
             stack.enter_context(_interruptible(queue))
-            _drive(queue, stack.enter_context(Window(run_one, workers, preload)), show)
+            window = stack.enter_context(Window(run_one, workers, preload))
+            leases = Leases(folder)
+            # Left in the other order: first the processes end, then their runs are given back.
+            try:
+                _drive(queue, window, leases, show, retries)
+            finally:
+                window.__exit__()
+                leases.release(leases.held)
         queue.tidy()
         points = [point for run in queue.folders.values() for point in run.points()]
         export_points(points, folder)
@@ -101,34 +111,55 @@ def file_name(method: str) -> str:
     return re.sub(r"[^A-Za-z0-9.-]+", "_", method)
 
 
-def _drive(queue: Queue, window: Window, show: Callable[[Progress], None]) -> None:
-    """Keep the window full until nothing is left; after a second failure only until it is empty."""
+def _drive(queue: Queue, window: Window, leases: Leases, show: Callable[[Progress], None], retries: int) -> None:
+    """Keep the window full until nothing is left that this or another process could do."""
     pace = _Pace()
+    tries: dict[str, int] = {}
     failures: dict[str, str] = {}
-    retried: set[str] = set()
     while True:
-        while not window.is_full and not failures:
-            run_id = queue.take()
+        # What has failed to the end is not taken again.
+        while not window.is_full:
+            run_id = queue.take(lambda run_id: run_id not in failures and leases.take(run_id))
             if run_id is None:
                 break
             window.start(RunFolder.create(queue.study, queue.specs[run_id]))
         show(pace.progress(queue, window.running))
         if not window.running:
-            break
-        for ended in window.wait(_TICK):
-            if ended.problem is not None and ended.run_id in retried:
-                failures[ended.run_id] = ended.problem
-            elif ended.problem is not None:
-                retried.add(ended.run_id)
-                queue.put_back(ended.run_id)
-            else:
+            queue.refresh()
+            if not any(leases.holder(run_id) for run_id in queue.waiting) and not _can_go_on(queue, failures):
+                break
+            time.sleep(_TICK)
+        for ended in window.wait(_TICK) if window.running else ():
+            leases.release([ended.run_id])
+            if ended.problem is None:
                 queue.tidy()
-    if failures:
-        named = "\n".join(f"run {run_id} {problem}" for run_id, problem in failures.items())
-        raise StudyError(
-            f"{len(failures)} of {len(queue.specs)} runs failed twice; finished runs are kept. "
-            f"Mend the cause and start the study again: it goes on from here.\n{named}"
-        )
+                continue
+            tries[ended.run_id] = tries.get(ended.run_id, 0) + 1
+            if tries[ended.run_id] > retries:
+                failures[ended.run_id] = ended.problem
+            queue.put_back(ended.run_id)
+        for run_id in leases.renew() & window.running.keys():
+            window.stop(run_id)
+            queue.put_back(run_id)
+    _name_failures(queue, {**queue.stuck, **failures}, retries)
+
+
+def _can_go_on(queue: Queue, failures: Mapping[str, str]) -> bool:
+    """Whether a waiting run could start now: one that another process just gave back or made ready."""
+    return any(queue.can_start(run_id) for run_id in queue.waiting - failures.keys() - queue.stuck.keys())
+
+
+def _name_failures(queue: Queue, problems: Mapping[str, str], retries: int) -> None:
+    if not problems:
+        return
+    named = "\n".join(f"run {run_id} {problem}" for run_id, problem in problems.items())
+    behind = len(queue.waiting) - len(problems)
+    tried = {0: "once", 1: "twice"}.get(retries, f"{retries + 1} times")
+    raise StudyError(
+        f"{len(problems)} of {len(queue.specs)} runs failed {tried} or have lost their start"
+        f"{f'; {behind} more start from them' if behind else ''}. Everything else is finished and kept. "
+        f"Mend the cause and start the study again: it goes on from here.\n{named}"
+    )
 
 
 class _Pace:

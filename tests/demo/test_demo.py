@@ -8,7 +8,7 @@ import pytest
 
 from hf_bootstrap import ScalingLaw, demo
 from hf_bootstrap.store import read_points
-from hf_bootstrap.study import analysis
+from hf_bootstrap.study import analysis, corpora
 
 MARKS = (10_240, 20_480, 40_960)
 
@@ -16,18 +16,19 @@ MARKS = (10_240, 20_480, 40_960)
 @pytest.fixture
 def small(monkeypatch):
     """The demo with a fraction of its text and a fiftieth of its tokens; everything else as it is."""
-    documentation, python_code, grid = demo.documentation, demo.python_code, demo.demo_grid
-    monkeypatch.setattr(demo, "documentation", lambda: documentation()[:150])
-    monkeypatch.setattr(demo, "python_code", lambda: python_code()[:60])
-    monkeypatch.setattr(demo, "_HELD_OUT_CHARACTERS", 4_000)
+    whole = demo.demo_study()
+    documentation, python_code = corpora.documentation, corpora.python_code
+    monkeypatch.setattr(corpora, "documentation", lambda: documentation()[:150])
+    monkeypatch.setattr(corpora, "python_code", lambda: python_code()[:60])
     monkeypatch.setattr(analysis, "analyse", functools.partial(analysis.analyse, draws=9))
-
-    def small_grid(facts):
-        whole = grid(facts)
-        methods = tuple(dataclasses.replace(method, tokens=MARKS) for method in whole.methods)
-        return dataclasses.replace(whole, base_tokens=MARKS, methods=methods, warmup_steps=4, rewarm_steps=2)
-
-    monkeypatch.setattr(demo, "demo_grid", small_grid)
+    part = dataclasses.replace(
+        whole,
+        held_out_characters=4_000,
+        bases=tuple(dataclasses.replace(base, tokens=MARKS) for base in whole.bases),
+        methods=tuple(dataclasses.replace(method, tokens=MARKS) for method in whole.methods),
+        training=dataclasses.replace(whole.training, warmup_steps=4, rewarm_steps=2),
+    )
+    monkeypatch.setattr(demo, "demo_study", lambda: part)
 
 
 def test_the_whole_story_runs_and_a_second_call_trains_nothing(small, tmp_path):

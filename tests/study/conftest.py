@@ -1,8 +1,11 @@
 import math
+from pathlib import Path
 from random import Random
 
 import pytest
+import yaml
 
+import hf_bootstrap.demo
 from hf_bootstrap.records import ScalingPoint
 from hf_bootstrap.study.grid import Corpus, Grid, Method
 
@@ -11,7 +14,20 @@ CODE = Corpus(domain="code", data="code.tokens", data_hash="c" * 8, eval_sets={"
 SMALL = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 176, "vocab_size": 512}
 DEEP = {**SMALL, "num_hidden_layers": 4}
 WIDE = {**SMALL, "hidden_size": 128, "intermediate_size": 352}
+# Facts of the demo's text as `prepare_text` would write them.
+DEMO_FACTS = {
+    name: {
+        "train": {"file": f"text/{name}-train.safetensors", "hash": name * 3, "tokenizer_hash": "t" * 8},
+        "held_out": {"file": f"text/{name}-held_out.safetensors", "hash": name * 4, "tokenizer_hash": "t" * 8},
+    }
+    for name in ("docs", "code")
+}
 D2 = (131_072, 262_144, 524_288)
+
+
+def demo_study_record() -> dict:
+    """What the demo's study file holds, to be changed."""
+    return yaml.safe_load((Path(hf_bootstrap.demo.__file__).parent / "study" / "demo.yaml").read_text())
 
 
 @pytest.fixture(scope="session")

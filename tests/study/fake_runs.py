@@ -1,5 +1,6 @@
 """Runs that train nothing: they take time, write checkpoints and points as a real run does, and keep a journal."""
 
+import multiprocessing
 import os
 import time
 from collections.abc import Callable
@@ -11,7 +12,13 @@ from hf_bootstrap.store import COMPLETE, RunFolder, append_point, write_json
 
 def journal(study: Path, word: str, run_id: str) -> None:
     with open(study / "journal", "a") as file:
-        file.write(f"{word} {run_id} {os.getpid()}\n")
+        file.write(f"{word} {run_id} {os.getpid()} {_study_process()}\n")
+
+
+def _study_process() -> int | None:
+    """The process that drives the study, above the server that this one was forked from."""
+    parent = multiprocessing.parent_process()
+    return parent.pid if parent else None
 
 
 def read_journal(study: Path) -> list[list[str]]:

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from hf_bootstrap.errors import StudyError
-from hf_bootstrap.study.grid import costs, start_run_id, tokens_needed
+from hf_bootstrap.study.costs import costs, tokens_needed
+from hf_bootstrap.study.grid import start_run_id
 
 
 def test_the_demo_is_seventy_runs_that_share_their_stages(demo_grid):

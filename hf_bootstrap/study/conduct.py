@@ -1,0 +1,145 @@
+"""A study file from text to report: text made ready, runs carried out, laws fitted, the report written.
+
+How tokens are made and how a run trains are handed in; every step is one call of the module that knows it.
+"""
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import StudyError
+from ..records import RunSpec, ScalingPoint
+from ..store import lock, read_json
+from ..units import format_bytes
+from .config import StudyConfig
+from .corpora import Tokens, placeholder_facts, prepare_text
+from .costs import checkpoint_bytes, shapes, tokens_needed
+from .run import run_study
+from .runs import known_runs, study_runs
+
+__all__ = ["check_room", "check_text", "conduct_study", "make_ready", "planned_runs", "write_study_report"]
+
+
+def conduct_study(
+    config: StudyConfig,
+    folder: str | Path,
+    tokens: Tokens,
+    run_one: str,
+    *,
+    corpora: str | Path | None = None,
+    workers: int = 2,
+    retries: int = 1,
+    say: Callable[[str], None] = print,
+) -> list[ScalingPoint]:
+    """Carry out what is missing of a study; see `run_study` for how.
+
+    Args:
+        folder: for everything: `text/`, `runs/`, `points/`.
+        tokens: what makes tokens of text, such as the module `hf_bootstrap.training.data`.
+        run_one: ``"package.module:function"`` that trains one run.
+        corpora: folder that `files` of the texts start from.
+        workers: processes at a time, one thread each.
+        retries: times a failed run is tried again.
+        say: told each stage.
+
+    Returns:
+        All points of the study's runs.
+
+    Raises:
+        StudyError: text that is missing or too short, too little disk, or runs that failed.
+        StoreError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    specs = make_ready(config, folder, tokens, corpora=corpora, say=say)
+    return run_study(specs, folder, run_one, workers=workers, retries=retries)
+
+
+def make_ready(
+    config: StudyConfig,
+    folder: Path,
+    tokens: Tokens,
+    *,
+    corpora: str | Path | None = None,
+    say: Callable[[str], None] = print,
+) -> list[RunSpec]:
+    """Prepare the text and give the runs, after checking that text and disk suffice for them.
+
+    Raises:
+        StudyError: they do not; nothing was started.
+    """
+    with lock(folder / "text"):
+        facts = prepare_text(config, folder, tokens, corpora=None if corpora is None else Path(corpora), say=say)
+    specs = study_runs(config, facts, known_runs(folder))
+    check_text(specs, facts)
+    check_room(specs, folder)
+    done = sum((folder / "runs" / spec.run_id / "done.json").exists() for spec in specs)
+    say(f"{len(specs)} runs, {done} of them done before")
+    return specs
+
+
+def planned_runs(config: StudyConfig, folder: Path | None) -> tuple[list[RunSpec], bool]:
+    """The runs of a study, and whether their ids are those of the real runs: text must be ready for that."""
+    if folder is not None and (folder / "text.json").exists():
+        with contextlib.suppress(KeyError):  # a text that the file has and text.json has not yet
+            return study_runs(config, read_json(folder / "text.json"), known_runs(folder)), True
+    return study_runs(config, placeholder_facts(config)), False
+
+
+def check_text(specs: Sequence[RunSpec], facts: Mapping[str, Any]) -> None:
+    """Refuse runs that would need a text more than once.
+
+    Raises:
+        StudyError: it names each file, what it has and what is asked.
+    """
+    has = {
+        side["file"]: int(side["tokens"]) - 1
+        for sides in facts.values()
+        if isinstance(sides, Mapping)
+        for side in sides.values()
+        if isinstance(side, Mapping) and "file" in side
+    }
+    short = [
+        f"{file} has {has[file]:,} tokens and {count:,} are asked of it"
+        for file, count in tokens_needed(specs).items()
+        if file in has and has[file] < count
+    ]
+    if short:
+        raise StudyError(
+            f"There is too little text: {'; '.join(short)}. Give more text or smaller marks; text is never repeated "
+            "in silence."
+        )
+
+
+def check_room(specs: Sequence[RunSpec], folder: Path) -> None:
+    """Refuse a study whose checkpoints do not fit on the disk.
+
+    Raises:
+        StudyError: with the bytes needed and free.
+    """
+    import shutil
+
+    missing = {spec.run_id for spec in specs if not (folder / "runs" / spec.run_id / "done.json").exists()}
+    needed = sum(checkpoint_bytes(spec, shape) for run_id, (spec, shape) in shapes(specs).items() if run_id in missing)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise StudyError(
+            f"The checkpoints of the {len(missing)} runs to do may take {format_bytes(needed)} and {folder} has "
+            f"{format_bytes(free)} free. Free some space, or take fewer marks."
+        )
+
+
+def write_study_report(folder: str | Path, points: Sequence[ScalingPoint]) -> tuple[Path, str]:
+    """Fit the laws of a study and write `report.html`.
+
+    Returns:
+        The page, and a summary for the terminal.
+    """
+    from .analysis import analyse
+    from .report import terminal_summary, write_report
+
+    folder = Path(folder)
+    findings = analyse(folder, points)
+    facts = read_json(folder / "text.json") if (folder / "text.json").exists() else {}
+    report = write_report(folder, points, findings, text=facts)
+    return report, terminal_summary(findings, points)

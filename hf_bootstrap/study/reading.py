@@ -1,0 +1,141 @@
+"""From the plain values of a YAML file to the dataclass they describe, and the JSON Schema of such a dataclass.
+
+Annotations are the single source: `str`, `bool`, `int`, `float`, `Any`, dataclasses, `tuple[X, ...]` and
+`Mapping[str, X]`, each also as `X | None`. Descriptions are the "Attributes:" of the docstring. What the values mean is
+the business of the dataclass itself.
+"""
+
+import dataclasses
+import inspect
+import re
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from ..errors import BootstrapError, StudyError, did_you_mean
+from ..fields import brief
+from ..units import parse_count, parse_quantity
+
+__all__ = ["json_schema", "read_fields"]
+
+_T = TypeVar("_T")
+
+
+def read_fields(cls: type[_T], value: Any, where: str) -> _T:
+    """Make a dataclass of what a file holds.
+
+    Counts and quantities may be written as ``128k`` or ``3B``.
+
+    Args:
+        where: path inside the file for messages, such as ``methods[2]``.
+
+    Raises:
+        StudyError: no mapping, an unknown or missing key, or a value of another type; it names the place.
+    """
+    if not isinstance(value, Mapping):
+        raise StudyError(f"{where} is {brief(value)}; it must be a mapping of names to values.")
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in value:
+        if key not in fields:
+            raise StudyError(f"{where} has no key {brief(key)}. {did_you_mean(str(key), fields)}")
+    missing = [name for name, field in fields.items() if _is_required(field) and name not in value]
+    if missing:
+        raise StudyError(f"{where} needs {', '.join(missing)}, which it lacks. Add what is missing.")
+    read = {key: _read(hints[key], item, f"{where}.{key}") for key, item in value.items()}
+    try:
+        return cls(**read)
+    except StudyError as error:
+        raise StudyError(f"{where}: {error}") from error
+
+
+def json_schema(cls: type, title: str) -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of a file that `read_fields` reads."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title, **_object_schema(cls)}
+
+
+def _is_required(field: "dataclasses.Field[Any]") -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _without_none(hint: Any) -> tuple[Any, bool]:
+    if typing.get_origin(hint) is not types.UnionType:
+        return hint, False
+    (inner,) = (option for option in typing.get_args(hint) if option is not types.NoneType)
+    return inner, True
+
+
+def _read(hint: Any, value: Any, where: str) -> Any:
+    hint, optional = _without_none(hint)
+    if value is None and optional:
+        return None
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if dataclasses.is_dataclass(hint):
+        return read_fields(hint, value, where)  # type: ignore[arg-type]
+    if origin is tuple:
+        # One value where a list may stand is a list of one: `seeds: 1`.
+        items = value if isinstance(value, list | tuple) else [value]
+        return tuple(_read(args[0], item, f"{where}[{number}]") for number, item in enumerate(items))
+    if origin is Mapping:
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+            raise StudyError(f"{where} is {brief(value)}; it must be a mapping with names as keys.")
+        return {key: _read(args[1], item, f"{where}.{key}") for key, item in value.items()}
+    return _read_plain(hint, value, where)
+
+
+def _read_plain(hint: type, value: Any, where: str) -> Any:
+    if hint in (int, float) and not isinstance(value, bool):
+        try:
+            return parse_count(value, where) if hint is int else parse_quantity(value, where)
+        except BootstrapError as error:
+            raise StudyError(str(error)) from error
+    if type(value) is not hint:
+        wanted = {str: "text", bool: "true or false", int: "a count", float: "a number"}[hint]
+        raise StudyError(f"{where} is {brief(value)}; it must be {wanted}.")
+    return value
+
+
+def _object_schema(cls: type) -> dict[str, Any]:
+    hints, told = typing.get_type_hints(cls), _descriptions(cls)
+    fields = dataclasses.fields(cls)
+    properties = {field.name: {**_schema(hints[field.name]), "description": told[field.name]} for field in fields}
+    required = [field.name for field in fields if _is_required(field)]
+    return {
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+        **({"required": required} if required else {}),
+    }
+
+
+def _schema(hint: Any) -> dict[str, Any]:
+    hint, optional = _without_none(hint)
+    if optional:
+        return {"anyOf": [_schema(hint), {"type": "null"}]}
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return _object_schema(hint)  # type: ignore[arg-type]
+    if origin is tuple:
+        return {"anyOf": [{"type": "array", "items": _schema(args[0])}, _schema(args[0])]}
+    if origin is Mapping:
+        return {"type": "object", "additionalProperties": _schema(args[1])}
+    plain: dict[Any, dict[str, Any]] = {
+        Any: {},
+        str: {"type": "string"},
+        bool: {"type": "boolean"},
+        int: {"type": ["integer", "string", "number"]},
+        float: {"type": ["number", "string"]},
+    }
+    return dict(plain[hint])
+
+
+def _descriptions(cls: type) -> dict[str, str]:
+    """What the docstring's "Attributes:" says of each field."""
+    text = (inspect.getdoc(cls) or "").partition("Attributes:\n")[2].partition("\n\n")[0]
+    found = {}
+    for names, words in re.findall(r"^    (\w[\w, ]*): (.+(?:\n {8}.+)*)", text, re.MULTILINE):
+        found.update({name: " ".join(words.split()) for name in re.split(r", ", names)})
+    return found

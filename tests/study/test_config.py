@@ -1,0 +1,179 @@
+import json
+from pathlib import Path
+
+import pytest
+
+import hf_bootstrap.study
+from hf_bootstrap import demo
+from hf_bootstrap.errors import StudyError
+from hf_bootstrap.study.config import StudyConfig
+from hf_bootstrap.study.corpora import placeholder_facts
+from hf_bootstrap.study.runs import study_runs
+
+from .conftest import DEMO_FACTS, demo_study_record
+
+SCHEMA = Path(hf_bootstrap.study.__file__).parent / "study.schema.json"
+
+
+def changed(path, value):
+    """The demo's file with one value changed; a path such as "methods.0.text"."""
+    record = demo_study_record()
+    place = record
+    *way, last = [int(part) if part.isdigit() else part for part in path.split(".")]
+    for part in way:
+        place = place[part]
+    place[last] = value
+    return record
+
+
+def test_the_demo_is_a_study_file_with_the_runs_it_always_had():
+    specs = study_runs(demo.demo_study(), DEMO_FACTS)
+    assert len(specs) == 70
+    # Of the 70 requests as they were made before the demo became a file.
+    assert specs[0].run_id == "scratch-docs-0-1638400-d71b0351b5"
+    assert specs[-1].run_id == "expand_split-docs-2048000-524288-ee4a16bc0a"
+
+
+def test_counts_may_be_written_as_people_write_them():
+    config = StudyConfig.from_dict(changed("bases.0.tokens", ["128k", 3e5, "2M"]))
+    assert config.bases[0].tokens == (128_000, 300_000, 2_000_000)
+
+
+def test_one_value_stands_for_a_list_of_one():
+    assert StudyConfig.from_dict(changed("seeds", 3)).seeds == (3,)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("method", [], r"no key 'method'\. Did you mean 'methods'\?"),
+        ("methods.0.text", "kode", r"no text 'kode'\. Did you mean 'code'\?"),
+        ("methods.1.scratch", "depe", r"no model 'depe'\. Did you mean 'deep'\?"),
+        ("methods.1.growth", {"dept": 2}, r"method 'stack' cannot grow: .*dept"),
+        ("methods.1.name", "continue", r"'continue'\] are given twice"),
+        ("methods.0.tokens", "many", r"methods\[0\]\.tokens\[0\] 'many' cannot be read"),
+        ("methods.0.from_base", "yes", r"methods\[0\]\.from_base is 'yes'; it must be true or false"),
+        ("methods.0.replay_ratio", 0.05, "give both"),
+        ("methods.0.base_tokens", [5], "which the study has not"),
+        ("methods.0.name", "scratch", "no method may be named scratch"),
+        ("training.peak_lr", -1, "must be finite and not negative"),
+        ("texts.docs", {}, "either a source or files"),
+        ("texts.docs", {"source": "documentatoin"}, "Did you mean 'documentation'"),
+        ("texts.docs", {"files": "../x.txt"}, "lead out of the folder"),
+        ("bases.0.tokens", [], "either a model with tokens"),
+        ("vocab_size", None, "give either vocab_size"),
+        ("models.deep", {"like": "deep"}, "itself or no model"),
+        ("seeds", [], "at least one base and one seed"),
+    ],
+)
+def test_a_file_that_is_wrong_is_refused_at_its_place(path, value, message):
+    with pytest.raises(StudyError, match=message):
+        StudyConfig.from_dict(changed(path, value))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("!!python/object/apply:os.system ['touch canary']", "not YAML"),
+        ("a: [1\n", "not YAML"),
+        ("[1, 2]", "must be a mapping"),
+        ("a: &x [1, 2]\nb: *x\n", "aliases"),
+        ("[" * 100_000, "YAML|nested"),
+    ],
+)
+def test_a_hostile_file_runs_nothing_and_is_refused(text, message, tmp_path):
+    (tmp_path / "study.yaml").write_text(text)
+    with pytest.raises(StudyError, match=message):
+        StudyConfig.from_file(tmp_path / "study.yaml")
+    assert [path.name for path in tmp_path.iterdir()] == ["study.yaml"]
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(StudyError, match=r"none\.yaml cannot be read"):
+        StudyConfig.from_file(tmp_path / "none.yaml")
+
+
+def test_the_shipped_schema_is_that_of_the_code():
+    assert json.loads(SCHEMA.read_text()) == StudyConfig.json_schema()
+
+
+def test_the_schema_describes_every_key_and_forbids_others():
+    def objects(schema):
+        if isinstance(schema, dict):
+            yield schema
+            for part in schema.values():
+                yield from objects(part)
+        elif isinstance(schema, list):
+            for part in schema:
+                yield from objects(part)
+
+    found = [part for part in objects(json.loads(SCHEMA.read_text())) if "properties" in part]
+    assert len(found) >= 6
+    for part in found:
+        assert part["additionalProperties"] is False
+        assert all(len(words["description"]) > 10 for words in part["properties"].values())
+
+
+def test_arms_of_a_study_are_laid_out():
+    record = demo_study_record()
+    record["methods"] = [
+        {"name": "undecayed", "text": "code", "tokens": [262144], "base_decayed": False, "base_tokens": [327680]},
+        {
+            "name": "rates",
+            "text": "code",
+            "tokens": [131072, 262144, 524288],
+            "peak_lr": [1e-3, 2e-3],
+            "seeds": 1,
+        },
+        {"name": "alone", "text": "docs", "tokens": [131072], "scratch": "deep", "from_base": False},
+        {"name": "replay", "text": "code", "tokens": [131072], "replay_text": "docs", "replay_ratio": 0.05},
+    ]
+    record["seeds"] = [0, 1]
+    config = StudyConfig.from_dict(record)
+    specs = study_runs(config, placeholder_facts(config))
+    runs = {spec.run_id: spec for spec in specs}
+    undecayed = [spec for spec in specs if spec.method == "undecayed" and not spec.resume]
+    for spec in undecayed:
+        run_id, _, step = spec.start.partition("/checkpoint-")
+        assert spec.base_run_id == run_id
+        assert not runs[run_id].decay_tokens
+        assert int(step) * 512 == spec.base_tokens == 327_680
+        assert spec.base_tokens in runs[run_id].checkpoints
+        assert spec.base_decayed is False
+    assert len(undecayed) == 2
+    ends = [spec for spec in specs if spec.method == "rates" and spec.decay_tokens]
+    assert {spec.seed for spec in ends} == {1}
+    assert len({(s.base_tokens, s.tokens, s.peak_lr) for s in ends}) == len(ends) == 4 * 3 * 2
+    assert not [spec for spec in specs if spec.method == "alone"]
+    assert {spec.data for spec in specs if spec.method == "replay"} == {
+        "text/code-train-replay.safetensors",
+        "text/code-train-1-replay.safetensors",
+    }
+    assert {spec.data for spec in specs if spec.method == "rates" and spec.seed} == {"text/code-train-1.safetensors"}
+
+
+def test_a_study_can_be_narrowed_to_runs_that_are_those_of_the_whole():
+    config = StudyConfig.from_dict(changed("seeds", [0, 1]))
+    part = study_runs(config.narrowed(["stack"], [0]), DEMO_FACTS)
+    whole = {spec.run_id for spec in study_runs(config.narrowed(seeds=[0]), DEMO_FACTS)}
+    assert {spec.run_id for spec in part} < whole
+    assert {spec.method for spec in part} == {"scratch", "stack"}
+    with pytest.raises(StudyError, match="Did you mean 'stack'"):
+        config.narrowed(["stak"])
+    with pytest.raises(StudyError, match=r"no seeds \[7\]"):
+        config.narrowed(seeds=[7])
+
+
+def test_checkpoints_trained_elsewhere_are_bases():
+    record = demo_study_record()
+    record["bases"] = [
+        {
+            "text": "docs",
+            "checkpoints": [{"path": "org/model", "tokens": "1T", "decayed": True, "run": "one"}],
+        }
+    ]
+    record["methods"] = [{"name": "continue", "text": "code", "tokens": [131072, 262144]}]
+    specs = study_runs(StudyConfig.from_dict(record), DEMO_FACTS)
+    assert len(specs) == 3
+    assert (specs[0].start, specs[0].base_tokens, specs[0].base_run_id) == ("org/model", 10**12, "one")
+    assert specs[0].base_checkpoint_id == "org/model"
