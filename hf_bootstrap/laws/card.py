@@ -33,6 +33,7 @@ _SYMBOLS = {
 _ALTS = {
     "three-panels.png": "Loss against second-stage tokens, its exponent and its factor against first-stage tokens",
     "loss-curves.png": "Loss against second-stage tokens, with the law's curves and 95% bands",
+    "residuals.png": "What the law misses at each point, in percent",
 }
 _FOUNDING = (
     "The two-stage law: Liew & Kato 2025, *From Acceleration to Saturation: Scaling Behavior of Bootstrapped Language "

@@ -16,7 +16,8 @@ MADE = """
 from hf_bootstrap import ScalingLaw
 law = ScalingLaw(resamples=20).fit('docs/demo/continue.jsonl')
 """
-LAW = {"law.json", "points.jsonl", "README.md", "planner.html", "figures/loss-curves.png", "figures/three-panels.png"}
+FIGURES = {f"figures/{name}.png" for name in ("loss-curves", "residuals", "three-panels")}
+LAW = {"law.json", "points.jsonl", "README.md", "planner.html", *FIGURES}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def test_the_card_is_one_the_hub_reads(client, hub, made):
     assert card.data.tags == ["scaling-law", "bootstrap-law", "code"]
     assert 'ScalingLaw.from_pretrained("me/law")' in text
     shown = set(re.findall(r"\]\((figures/[^)]+)\)", text))
-    assert shown == {name for name in LAW if name.startswith("figures/")}
+    assert shown == FIGURES
 
 
 def test_points_stay_at_home_when_asked(client, hub, made):
