@@ -17,7 +17,7 @@ from .fitted import FittedLaw, Question
 from .prediction import refuse_undetermined, refuse_unread
 from .terms import FloatArray
 
-__all__ = ["best_split", "compute_optimal", "grow_after"]
+__all__ = ["best_split", "compute_optimal", "flops_factor", "grow_after"]
 
 # The share of the budget in the second stage, as a logit: from 1e-7 to 1 - 1e-7, symmetric and fine.
 _LOGITS = np.linspace(-16, 16, 1281)
@@ -59,7 +59,7 @@ def best_split(
     if not {"base_tokens", "tokens"} <= set(law.form.columns):
         raise LawError(f"The form {law.form.name!r} has one stage; there is nothing to split. Ask compute_optimal.")
     target = n_params_base if n_params is None else n_params
-    factor = _factor(law, flops_per_param_token)
+    factor = flops_factor(law, flops_per_param_token)
     _positive(flops=flops, n_params_base=n_params_base, n_params=target, flops_per_param_token=factor)
     refuse_unread(law, columns)
     split = _Split(pool=flops / factor, n_params_base=n_params_base, n_params=target, columns=columns)
@@ -210,7 +210,7 @@ def compute_optimal(
             f"The form {law.form.name!r} does not read both tokens and n_params; a best size needs one that does, "
             "such as 'chinchilla'."
         )
-    factor = _factor(law, flops_per_param_token)
+    factor = flops_factor(law, flops_per_param_token)
     _positive(flops=flops, flops_per_param_token=factor)
     refuse_unread(law, columns)
     pool = float(np.log(flops / factor))
@@ -313,7 +313,8 @@ def _reach(law: FittedLaw, columns: Mapping[str, float | None], notes: list[str]
     return add_distance(law, {name: np.log([x]) for name in law.form.columns if (x := columns.get(name))}, notes)
 
 
-def _factor(law: FittedLaw, given: float | None) -> float:
+def flops_factor(law: FittedLaw, given: float | None = None) -> float:
+    """FLOPs per parameter and token: as given, as the law's points were counted with, or else 6."""
     known = law.definitions.get("flops_per_param_token")
     if given is not None:
         return given

@@ -16,6 +16,7 @@ import numpy as np
 from .. import __version__
 from ..errors import LawError
 from ..units import format_count
+from .budgets import flops_factor
 from .fitted import FittedLaw, LawLike
 from .forms import FORMS
 from .points import Points
@@ -123,6 +124,8 @@ def planner_record(law: FittedLaw) -> dict[str, Any]:
         "method": found.method,
         "width": width,
         "tail": tail,
+        "by_error": found.by_error,
+        "flops_factor": flops_factor(law),
         "shares": [(m - 1) / m for m in found.strata.tolist()] if found.method == "jackknife" else [],
         "ranges": {name: list(ends) for name, ends in law.ranges.items()},
         "unidentified": list(law.unidentified),

@@ -43,6 +43,11 @@ class Replicates:
     strata: npt.NDArray[np.int64]
     notes: tuple[str, ...] = ()
 
+    @property
+    def by_error(self) -> bool:
+        """Whether an interval of the bootstrap is a standard error and t, not percentiles: with few clusters."""
+        return self.clusters < _PERCENTILES
+
     def interval(
         self, estimate: FloatArray, values: FloatArray, level: float = 0.95
     ) -> tuple[FloatArray, FloatArray] | None:
@@ -72,7 +77,7 @@ class Replicates:
                 half = width * np.sqrt(np.sum(share * (values - estimate) ** 2, axis=0))
                 return np.asarray(estimate - half), np.asarray(estimate + half)
             low, high = self._percentiles(values, width)
-            if self.clusters < _PERCENTILES:
+            if self.by_error:
                 half = width * values.std(axis=0)
                 known = np.isfinite(half) & np.isfinite(estimate)
                 low, high = np.where(known, estimate - half, low), np.where(known, estimate + half, high)

@@ -85,6 +85,11 @@ function interval(law, estimate, values) {
     const half = law.width * Math.sqrt(values.reduce((sum, v, i) => sum + law.shares[i] * (v - estimate) ** 2, 0));
     return Number.isNaN(half) ? null : [estimate - half, estimate + half];
   }
+  if (law.by_error && Number.isFinite(estimate)) {
+    const mean = values.reduce((sum, v) => sum + v, 0) / values.length;
+    const half = law.width * Math.sqrt(values.reduce((sum, v) => sum + (v - mean) ** 2, 0) / values.length);
+    if (Number.isFinite(half)) return [estimate - half, estimate + half];
+  }
   const sorted = Float64Array.from(values).sort();
   const at = (q) => {
     const place = sorted.length * q - 1;
@@ -137,7 +142,7 @@ function minimum(places, values) {
 const orInfinite = (value) => (Number.isNaN(value) ? Infinity : value);
 
 function bestSplit(law, x, flops, baseSize, size) {
-  const pool = flops / 6, form = FORMS[law.form];
+  const pool = flops / law.flops_factor, form = FORMS[law.form];
   const rows = LOGITS.map((logit) => {
     const share = 1 / (1 + Math.exp(-logit));
     return { ...x, n: Math.log(size), u: Math.log((pool * (1 - share)) / baseSize), v: Math.log((pool * share) / size) };
@@ -159,7 +164,7 @@ function bestSplit(law, x, flops, baseSize, size) {
 }
 
 function computeOptimal(law, flops) {
-  const pool = Math.log(flops / 6);
+  const pool = Math.log(flops / law.flops_factor);
   const sizes = line(0.02 * pool, 0.98 * pool, Math.max(Math.trunc(60 * pool), 3));
   const question = (theta) => {
     const found = minimum(sizes, sizes.map((n) => orInfinite(logLoss(law, { n, v: pool - n }, theta))));
