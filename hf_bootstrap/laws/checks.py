@@ -237,11 +237,12 @@ def _look_influence(points: Points, fit: Fit, replicates: Replicates) -> Iterato
 
 
 def _look_lack_of_fit(points: Points, fit: Fit, replicates: Replicates) -> Iterator[str]:
-    """Repeats of the same cell show the noise by themselves; a law that fits misses by no more."""
+    """Repeats of one cell show the noise by themselves; a law that fits misses by no more. Copies are no repeats."""
     from scipy.special import fdtrc
 
     del replicates
     columns = [getattr(points, name) for name in fit.form.columns]
+    yield from design_checks.look_copies(np.stack([*columns, points.loss], axis=1))
     _, cell = np.unique(np.stack(columns, axis=1), axis=0, return_inverse=True)
     cell = cell.ravel()
     count = np.bincount(cell)

@@ -10,7 +10,7 @@ from .points import Points
 from .resampling import Replicates
 from .terms import FloatArray
 
-__all__ = ["look_learning_rates", "look_range", "look_schedule", "look_units"]
+__all__ = ["look_copies", "look_learning_rates", "look_range", "look_schedule", "look_units"]
 
 _JUMP = 30.0  # between neighbouring counts; grids step by less, and units by 1000
 _SMALL = 1e4  # tokens or parameters of a whole run: fewer are no count but a number of millions or billions
@@ -106,6 +106,18 @@ def _bits(residuals: FloatArray) -> Iterator[str]:
                 f"are off by the factor between bits and nats: in {unit}, beside others in {rest}? "
                 "Loss is nats per token."
             )
+
+
+def look_copies(rows: FloatArray) -> Iterator[str]:
+    """Two runs never agree to the last digit of their loss; a row that does was counted twice."""
+    _, first, which = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+    again = np.flatnonzero(first[which.ravel()] != np.arange(len(rows)))
+    if len(again):
+        row, of = int(again[0]), int(first[which.ravel()[again[0]]])
+        yield (
+            f"{len(again)} row{'s repeat' if len(again) > 1 else ' repeats'} another to the last digit "
+            f"(row {row + 1} of row {of + 1}): counted twice, a measurement makes intervals too narrow. Leave copies out."
+        )
 
 
 def _span(column: FloatArray) -> str:

@@ -100,16 +100,16 @@ class Comparison:
 
     def __str__(self) -> str:
         """A table as text."""
-        head = ("form", "k", "error", "leave 1 out", "leave base out", "behind the best", "largest D1", "largest D2")
-        rows: list[tuple[str, ...]] = [(*head, "AICc", "BIC")]
+        head = ("form", "remains", "k", "error", "leave 1 out", "leave base out", "behind the best", "largest D1")
+        rows: list[tuple[str, ...]] = [(*head, "largest D2", "AICc", "BIC")]
         for s in self.scores:
             behind = "-" if s.behind_low is None else f"{s.behind:.2%} [{s.behind_low:+.2%}, {s.behind_high:+.2%}]"
             errors = (s.error, s.leave_one_out, s.leave_base_out)
             held = (s.largest_base_out, s.largest_tokens_out)
             aicc = "-" if s.aicc is None else f"{s.aicc:.0f}"
-            rows.append(
-                (s.form, str(s.n_params), *map(_percent, errors), behind, *map(_percent, held), aicc, f"{s.bic:.0f}")
-            )
+            left = "-" if self.confidence_set is None else "yes" if s.form in self.confidence_set else "no"
+            told = (*map(_percent, errors), behind, *map(_percent, held), aicc, f"{s.bic:.0f}")
+            rows.append((s.form, left, str(s.n_params), *told))
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = [
             "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])

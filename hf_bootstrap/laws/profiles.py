@@ -90,6 +90,16 @@ class Profile:
         at = np.argmin(self.excess, axis=1)
         return self.values[1][at], self.excess[np.arange(len(at)), at]
 
+    def ridge(self, rows: int = 5) -> list[tuple[float, float, float]]:
+        """A few values of the first parameter, the second that fits best beside each, and the excess there.
+
+        Raises:
+            LawError: only one parameter was held.
+        """
+        seconds, excess = self.best
+        at = np.unique(np.linspace(0, len(seconds) - 1, rows).round().astype(int))
+        return [(float(self.values[0][i]), float(seconds[i]), float(excess[i])) for i in at]
+
 
 def profile(
     law: LawLike, *names: str, values: Mapping[str, Sequence[float]] | None = None, steps: int | None = None

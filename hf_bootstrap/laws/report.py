@@ -9,7 +9,6 @@ import numpy as np
 
 from ..units import format_count
 from .fitted import FittedLaw
-from .profiles import Profile
 from .saturation import SaturationTest
 
 __all__ = ["number", "parameter_rows", "summary_text"]
@@ -79,16 +78,9 @@ def _saturation(law: FittedLaw, evidence: SaturationTest | None) -> list[str]:
     lines = ["Does the exponent fall?"]
     lines += [line for sentence in str(evidence).splitlines() for line in textwrap.wrap(sentence, _WIDTH)]
     if evidence.profile is not None and len(evidence.profile.names) == 2:
-        lines += _ridge(evidence.profile)
+        lines.append(f"{'alpha3 held at':>16}{'best E':>14}{'summed loss':>14}")
+        lines += [f"{a:>+16.4f}{number(floor):>14}{more:>+14.1%}" for a, floor, more in evidence.profile.ridge()]
     return [*lines, "=" * _WIDTH]
-
-
-def _ridge(profile: Profile, rows: int = 5) -> list[str]:
-    """The floor that fits best beside a few values of alpha3, and how much worse the fit is there."""
-    values, (floors, excess) = profile.values[0], profile.best
-    at = np.unique(np.linspace(0, len(values) - 1, rows).round().astype(int))
-    lines = [f"{'alpha3 held at':>16}{'best E':>14}{'summed loss':>14}"]
-    return lines + [f"{values[i]:>+16.4f}{number(float(floors[i])):>14}{excess[i]:>+14.1%}" for i in at]
 
 
 def _method(law: FittedLaw) -> str:

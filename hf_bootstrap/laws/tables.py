@@ -93,9 +93,12 @@ def _column(values: Any, name: str) -> Column:
 
 
 def _filled(values: Iterable[Any]) -> Column:
-    items = [item.item() if isinstance(item, np.generic) else item for item in values]
+    items = list(values)
+    kinds = set(map(type, items))
+    if any(issubclass(kind, np.generic) for kind in kinds):
+        items = [item.item() if isinstance(item, np.generic) else item for item in items]
     column = np.empty(len(items), dtype=object)
-    if any(isinstance(item, Sequence | np.ndarray) and not isinstance(item, str | bytes) for item in items):
+    if any(issubclass(kind, Sequence | np.ndarray) and not issubclass(kind, str | bytes) for kind in kinds):
         for row, item in enumerate(items):  # numpy would unpack them
             column[row] = item
     else:
@@ -202,4 +205,10 @@ def _labelled(table: dict[str, Column]) -> dict[str, Column]:
 def _label(value: Any) -> str | None:
     if isinstance(value, str):
         return value.strip() or None
-    return None if value is None or value != value else str(value)
+    try:
+        unknown = value is None or bool(value != value)
+    except TypeError:  # pandas' own "not known"
+        unknown = True
+    except ValueError:  # an array
+        unknown = False
+    return None if unknown else str(value)

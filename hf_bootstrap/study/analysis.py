@@ -12,7 +12,7 @@ from ..errors import LawError, PointError
 from ..laws.decisions import Decision
 from ..laws.evidence import Comparison, compare_forms
 from ..laws.law import ScalingLaw
-from ..laws.saturation import NULLS, NullTest, Verdict, null_test, verdict
+from ..laws.saturation import NullTest, SaturationTest, Verdict, saturation_test
 from ..records import RunSpec, ScalingPoint
 from ..store import RunFolder, read_json
 
@@ -52,7 +52,7 @@ class Finding:
         base_tokens: D1 of its bases, rising.
         n_points: end points of its own; n_scratch: those of the same model from scratch on the same text.
         law: the two-stage law; None where it cannot be fitted, then `problem` says why.
-        verdict, comparison, nulls, crossovers: None or empty where there is no law; crossovers by D1.
+        saturation: what alpha3 means; comparison: of all forms; crossovers: by D1. None or empty where there is no law.
         growth: one proof per base that was grown.
     """
 
@@ -64,11 +64,20 @@ class Finding:
     n_scratch: int
     law: ScalingLaw | None = None
     problem: str | None = None
-    verdict: Verdict | None = None
+    saturation: SaturationTest | None = None
     comparison: Comparison | None = None
-    nulls: tuple[NullTest, ...] = ()
     crossovers: tuple[tuple[int, Decision], ...] = ()
     growth: tuple[GrowthProof, ...] = ()
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What may be said about saturation."""
+        return None if self.saturation is None else self.saturation.verdict
+
+    @property
+    def nulls(self) -> tuple[NullTest, ...]:
+        """What laws without saturation would give."""
+        return () if self.saturation is None else self.saturation.nulls
 
 
 def analyse(folder: str | Path, points: Sequence[ScalingPoint], draws: int = 200) -> list[Finding]:
@@ -110,12 +119,11 @@ def _finding(folder: Path, points: Sequence[ScalingPoint], method: str, draws: i
         comparison = compare_forms(points, where={"method": method})
     except (LawError, PointError) as error:
         return Finding(**known, problem=str(error))
-    nulls = tuple(null_test(points, null=null, n=draws, where={"method": method}) for null in NULLS)
     crossovers: tuple[tuple[int, Decision], ...] = ()
     if law.fitted.form.covers_scratch:
         crossovers = tuple((d1, law.crossover(base_tokens=d1)) for d1 in known["base_tokens"])
     return Finding(
-        **known, law=law, comparison=comparison, nulls=nulls, verdict=verdict(law, nulls), crossovers=crossovers
+        **known, law=law, saturation=saturation_test(law, n=draws), comparison=comparison, crossovers=crossovers
     )
 
 

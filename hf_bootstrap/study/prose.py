@@ -6,12 +6,14 @@ Tables and figures are the business of `report`.
 from collections.abc import Sequence
 
 from ..laws.decisions import Decision
+from ..laws.evidence import Comparison
 from ..records import ScalingPoint
 from ..units import format_count
 from .analysis import Finding, GrowthProof
 
 __all__ = [
     "about_method",
+    "apart_words",
     "crossover_notes",
     "finding_words",
     "floor_words",
@@ -34,7 +36,7 @@ _METHODS = {
     ),
 }
 _FORMS = {
-    "bootstrap": "interaction (the law under test)",
+    "bootstrap": "interaction (under test)",
     "multiplicative": "product without interaction",
     "additive": "sum of two power laws",
     "total_tokens": "total tokens",
@@ -56,6 +58,21 @@ def about_method(finding: Finding) -> tuple[str, str]:
 def form_words(form: str) -> str:
     """A law's name for people."""
     return _FORMS.get(form, form.replace("_", " "))
+
+
+def apart_words(comparison: Comparison) -> str:
+    """Which laws these points cannot tell apart."""
+    left = comparison.confidence_set
+    if left is None:
+        return "Which laws remain is not known: too few bases to leave out in turn."
+    names = _listed([form_words(form) for form in left])
+    if len(left) == 1:
+        return f"Only one remains: {names}."
+    simplest = form_words(comparison.preferred or left[0])
+    return (
+        f"These points cannot tell apart: {names}. Of the laws within two standard errors of the best, the one with "
+        f"the fewest parameters is {simplest}."
+    )
 
 
 def with_greek(sentence: str) -> str:

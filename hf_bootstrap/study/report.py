@@ -9,15 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..laws.decisions import Decision
 from ..laws.law import ScalingLaw
+from ..laws.report import summary_text
 from ..records import ScalingPoint
 from ..store import write_atomic
-from ..units import format_bytes, format_count
-from .analysis import Finding, GrowthProof
+from .analysis import Finding
 from .prose import (
     about_method,
-    crossover_notes,
+    apart_words,
     finding_words,
     floor_words,
     form_words,
@@ -29,6 +28,17 @@ from .prose import (
     with_greek,
 )
 from .run import file_name
+from .tables import (
+    alpha3_words,
+    crossover_row,
+    exponent_row,
+    form_rows,
+    growth_row,
+    point_row,
+    ridge_rows,
+    text_rows,
+    versions_words,
+)
 
 __all__ = ["terminal_summary", "write_report"]
 
@@ -114,9 +124,9 @@ def _context(
         "example": _example(first),
         "n_points": len(points),
         "folder": folder.name,
-        "rows": [_row(point) for point in sorted(points, key=_order)],
-        "texts": _text_rows(text),
-        "versions": _versions(points, text),
+        "rows": [point_row(point) for point in sorted(points, key=_order)],
+        "texts": text_rows(text),
+        "versions": versions_words(points, text),
     }
 
 
@@ -129,7 +139,7 @@ def _section(finding: Finding) -> dict[str, Any]:
         "problem": finding.problem,
         "finding": finding_words(finding),
         "answer": measured_words(finding),
-        "growth": [_growth_row(proof) for proof in finding.growth],
+        "growth": [growth_row(proof) for proof in finding.growth],
         "growth_words": growth_words(finding.growth),
         "summary": None,
     }
@@ -139,16 +149,17 @@ def _section(finding: Finding) -> dict[str, Any]:
         "finding_sentence": with_greek(str(finding.verdict)),
         "figures": _figures(finding.law, title),
         "null_figure": _null_figure(finding),
-        "alpha3": _alpha3(finding.law),
+        "alpha3": alpha3_words(finding.law),
         "floor": floor_words(finding.law.fitted.params()["E"], finding.law.interval("E")),
-        "exponents": [_exponent_row(finding.law, d1) for d1 in finding.base_tokens],
+        "exponents": [exponent_row(finding.law, d1) for d1 in finding.base_tokens],
         "nulls": [with_greek(str(test)) for test in finding.nulls],
-        "forms": _form_rows(finding),
+        "forms": form_rows(finding),
         "n_compared": finding.comparison.n_points,
-        "apart": finding.comparison.notes[0],
+        "apart": apart_words(finding.comparison),
+        "ridge": ridge_rows(finding),
         "n_scratch": finding.comparison.n_scratch,
-        "crossovers": [_crossover_row(d1, decision) for d1, decision in finding.crossovers],
-        "summary": finding.law.summary(),
+        "crossovers": [crossover_row(d1, decision) for d1, decision in finding.crossovers],
+        "summary": summary_text(finding.law.fitted, finding.saturation),
     }
 
 
@@ -172,12 +183,12 @@ def _figures(law: ScalingLaw, title: str) -> list[dict[str, Any]]:
 
 
 def _null_figure(finding: Finding) -> dict[str, Any]:
-    from ..laws import figures
+    from ..laws import check_figures
 
     interval = None if finding.law is None else finding.law.interval("alpha3")
     return {
         "kind": "plain",
-        "svg": _svg(figures.null_figure(finding.nulls, interval)),
+        "svg": _svg(check_figures.null_figure(finding.nulls, interval)),
         "label": "The observed alpha3 against its values under laws without saturation",
         "caption": "How often laws without saturation give which α3 on this design. The line is what was observed.",
     }
@@ -198,70 +209,6 @@ def _svg(figure: Any) -> Any:
     return Markup(drawing)  # noqa: S704 - drawn by matplotlib, which escapes the text it is given
 
 
-def _alpha3(law: ScalingLaw) -> str:
-    return f"{law.fitted.params()['alpha3']:+.4f} {_interval(law.interval('alpha3'), '{:+.4f}')}"
-
-
-def _interval(found: tuple[Any, Any] | None, pattern: str = "{:.3f}") -> str:
-    if found is None or found[0] is None or found[1] is None:
-        return "not known"
-    return f"[{pattern.format(found[0])}, {pattern.format(found[1])}]"
-
-
-def _exponent_row(law: ScalingLaw, base_tokens: int) -> dict[str, str]:
-    found = law.exponent(base_tokens)
-    return {
-        "base": format_count(base_tokens),
-        "value": f"{found.value:.3f}",
-        "interval": _interval((found.low, found.high)),
-    }
-
-
-def _form_rows(finding: Finding) -> list[dict[str, Any]]:
-    scores = () if finding.comparison is None else finding.comparison.scores
-    percents = ("error", "error_based", "error_scratch", "leave_one_out", "leave_base_out")
-    return [
-        {
-            "form": form_words(score.form),
-            "n_params": score.n_params,
-            "best": score is scores[0],
-            **{name: "–" if (x := getattr(score, name)) is None else f"{x:.2%}" for name in percents},
-        }
-        for score in scores
-    ]
-
-
-def _crossover_row(base_tokens: int, decision: Decision) -> dict[str, str]:
-    return {
-        "base": format_count(base_tokens),
-        "value": "–" if decision.value is None else _budget(decision.value),
-        "interval": "not known"
-        if decision.low is None or decision.high is None
-        else f"[{_budget(decision.low)}, {_budget(decision.high)}]",
-        "notes": crossover_notes(decision),
-    }
-
-
-def _budget(value: float) -> str:
-    """A budget of tokens as people can use it: nobody trains on less than one, or on more than 1e15."""
-    if value in (0.0, float("inf")):
-        return "always" if value else "never"
-    return "<1" if value < 1 else ">1000T" if value > 1e15 else format_count(value)
-
-
-def _growth_row(proof: GrowthProof) -> dict[str, str]:
-    before, after = proof.loss_before, proof.loss_after
-    return {
-        "base": format_count(proof.base_tokens),
-        "drift": f"{proof.logit_drift:.1e}",
-        "allowed": "not promised" if proof.tolerance is None else f"{proof.tolerance:.0e}",
-        "before": "–" if before is None else f"{before:.4f}",
-        "after": "–" if after is None else f"{after:.4f}",
-        "end": "–" if proof.loss_end is None or proof.tokens is None else f"{proof.loss_end:.4f}",
-        "tokens": "–" if proof.tokens is None else format_count(proof.tokens),
-    }
-
-
 def _example(finding: Finding | None) -> dict[str, str]:
     """Round numbers inside the data of a law, to ask it for."""
     if finding is None or finding.law is None:
@@ -274,47 +221,3 @@ def _example(finding: Finding | None) -> dict[str, str]:
 def _order(point: ScalingPoint) -> tuple[Any, ...]:
     size = point.n_params_non_embedding or 0
     return (point.base_tokens > 0, point.method, point.domain or "", size, point.base_tokens, point.tokens)
-
-
-def _row(point: ScalingPoint) -> dict[str, str]:
-    size, bits = point.n_params_non_embedding, point.bits_per_byte
-    return {
-        "method": point.method,
-        "domain": point.domain or "–",
-        "n_params": "–" if size is None else f"{size:,}",
-        "base_tokens": f"{point.base_tokens:,}",
-        "tokens": f"{point.tokens:,}",
-        "loss": f"{point.loss:.4f}",
-        "bits": "–" if bits is None else f"{bits:.4f}",
-        "phase": {"end": "decayed"}.get(point.phase, point.phase),
-        "run_id": point.run_id,
-    }
-
-
-def _text_rows(text: Mapping[str, Any]) -> list[dict[str, str]]:
-    rows = []
-    for domain, sides in text.items():
-        for side in ("train", "held_out"):
-            if isinstance(sides, Mapping) and side in sides:
-                facts = sides[side]
-                rows.append(
-                    {
-                        "name": f"{domain}, {side.replace('_', ' ')}",
-                        "documents": f"{facts['documents']:,}",
-                        "size": format_bytes(facts["bytes"]),
-                        "tokens": f"{facts['tokens']:,}",
-                        "hash": str(facts["hash"]),
-                    }
-                )
-    return rows
-
-
-def _versions(points: Sequence[ScalingPoint], text: Mapping[str, Any]) -> str:
-    """Releases the points were made with; more than one of a kind is said."""
-    found: dict[str, set[str]] = {}
-    for versions in (*(point.versions for point in points), text.get("versions", {})):
-        for name, release in versions.items():
-            found.setdefault(name, set()).add(str(release))
-    told = ", ".join(f"{name} {' and '.join(sorted(releases))}" for name, releases in sorted(found.items()))
-    mixed = any(len(releases) > 1 for releases in found.values())
-    return f"Made with {told or 'releases that were not recorded'}." + (" Releases are mixed." if mixed else "")

@@ -106,6 +106,9 @@ def test_a_comparison_prints_saves_and_counts_the_branch_from_scratch():
     text = str(comparison)
     assert "leave base out" in text
     assert "descriptive" in text
+    remains = {line.split()[0]: line.split()[1] for line in text.splitlines()[2:4]}
+    assert remains == {s.form: "yes" if s.form in comparison.confidence_set else "no" for s in comparison.scores}
+    assert remains["total_tokens"] == "no"
 
 
 def test_a_form_without_enough_points_is_named_not_dropped():

@@ -8,7 +8,7 @@ from hf_bootstrap.laws.law import ScalingLaw
 from hf_bootstrap.records import ScalingPoint
 from hf_bootstrap.store import RunFolder, write_json
 from hf_bootstrap.study.analysis import analyse
-from hf_bootstrap.study.prose import growth_words, limits
+from hf_bootstrap.study.prose import apart_words, form_words, growth_words, limits
 from hf_bootstrap.study.report import terminal_summary, write_report
 
 TEXT = {
@@ -98,6 +98,18 @@ def test_the_page_says_what_was_found_and_what_was_not(study):
     assert "4,420,366" in words
     assert "numpy 2.4.6, python 3.11.7, torch 2.13.0" in words
     assert str(folder) not in html  # nothing of this machine
+
+
+def test_each_method_s_table_says_which_laws_remain_and_what_the_floor_does(study):
+    _, findings, html = study
+    words = " ".join(Page(html).words.split())
+    for finding in findings:
+        left = finding.comparison.confidence_set
+        rows = re.findall(r"<tr[^>]*><td>([^<]*)</td><td>(yes|no)</td>", html)
+        assert {(form_words(s.form), "yes" if s.form in left else "no") for s in finding.comparison.scores} <= set(rows)
+        assert apart_words(finding.comparison) in words
+        alpha3, floor, _ = finding.saturation.profile.ridge()[2]
+        assert f"<td>{alpha3:+.4f}</td><td>{floor:.2f}</td>" in html
 
 
 def test_every_point_is_in_the_table(study, demo_points):
