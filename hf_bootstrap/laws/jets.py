@@ -38,9 +38,25 @@ class Jet:
         if not (isinstance(second, float) and second == 0.0):
             names = sorted(self.slope)
             for n, i in enumerate(names):
+                bent = second * self.slope[i]
                 for j in names[n:]:
-                    curvature[i, j] = curvature.get((i, j), 0.0) + second * self.slope[i] * self.slope[j]
+                    product = bent * self.slope[j]
+                    curvature[i, j] = curvature[i, j] + product if (i, j) in curvature else product
         return Jet(value, {i: first * slope for i, slope in self.slope.items()}, curvature)
+
+    def joined(
+        self, other: "Jet", value: _Array, first: tuple[_Array, _Array], second: tuple[_Array, _Array, _Array]
+    ) -> "Jet":
+        """f(self, other), given f, its first derivatives, and its second ones (of self, mixed, of other)."""
+        (mine, theirs), (own, mixed, apart) = first, second
+        total = self.through(value, mine, own) + other.through(np.zeros_like(value), theirs, apart)
+        curvature = dict(total.curvature)
+        for i, x in self.slope.items():
+            pulled = mixed * x
+            for j, y in other.slope.items():
+                pair = (min(i, j), max(i, j))
+                curvature[pair] = curvature.get(pair, 0.0) + pulled * y * (2.0 if i == j else 1.0)
+        return Jet(value, total.slope, curvature)
 
     def exp(self) -> "Jet":
         """The exponential function of it."""

@@ -14,12 +14,15 @@ from .terms import FloatArray, Form, Logs, Part, Term, add_up
 
 __all__ = ["Minimum", "minimise", "newton", "screen"]
 
+_Rows = npt.NDArray[np.int64] | npt.NDArray[np.bool_]
+
 # Huber's loss at 1e-3 is almost a sum of absolute values, whose kinks stall a Newton method that starts
 # far away; each wider loss leads to the next, this much narrower one.
 _NARROWING = 4.0
 # How far below the smallest ln L the log of the floor may sink: E = 1e-6 of it cannot be told from none.
 _DEEPEST = 14.0
 _STEPS, _LAST_STEPS = 15, 200
+_STRAIGHT = 15  # steps after which failed ones are corrected for a valley that bends
 _POLISHED = 24  # starts that screening leaves
 _CACHED = 32_000  # numbers of one (problems, rows) array that stay near the processor
 
@@ -101,6 +104,7 @@ def newton(
     Args and shapes as in `minimise`; at most `steps` steps, until one promises less than `tolerance` of the loss.
     """
     problems, rows = len(theta), log_loss.shape[1]
+    theta = form.to_search(theta)
     log_loss, weights = (np.broadcast_to(x, (problems, rows)) for x in (log_loss, weights))
     size = max(16, _CACHED // rows)
     with np.errstate(all="ignore"):  # where a form overflows, its loss counts as infinite
@@ -109,7 +113,7 @@ def newton(
             for i, j in ((i, i + size) for i in range(0, problems, size))
         ]
     return Minimum(
-        theta=np.concatenate([part.theta for part in parts]),
+        theta=form.from_search(np.concatenate([part.theta for part in parts])),
         value=np.concatenate([part.value for part in parts]),
         decrement=np.concatenate([part.decrement for part in parts]),
     )
@@ -120,6 +124,11 @@ class _State:
     value: FloatArray  # (problems,)
     gradient: FloatArray  # (problems, parameters)
     hessian: FloatArray  # (problems, parameters, parameters)
+
+    def put(self, at: _Rows, other: "_State", chosen: _Rows) -> None:
+        """Take the problems `chosen` of another state, in place."""
+        self.value[at], self.gradient[at] = other.value[chosen], other.gradient[chosen]
+        self.hessian[at] = other.hessian[chosen]
 
 
 def _value(form: Form, logs: Logs, log_loss: FloatArray, theta: FloatArray, delta: float) -> FloatArray:
@@ -140,7 +149,7 @@ def _evaluate(
 
     The value is infinite where any of them is not a number.
     """
-    terms = form.terms(logs, theta)
+    terms = form.search_terms(logs, theta)
     predicted, shares = add_up(terms)
     residual = log_loss - predicted
     clipped = np.clip(residual, -delta, delta)
@@ -165,16 +174,25 @@ def _moments(
     """Sums over rows of pull s, and of outer s s' less pull times the terms' own s_k s_k' (s: slope of ln L)."""
     if all(len(term.slope) == 1 for term in terms):
         return _shared_moments(terms, shares, outer, pull)
-    slope = sum(share[..., None] * term.slope for share, term in zip(shares, terms, strict=True))
-    gradient = np.einsum("bn,bnp->bp", pull, slope)
-    hessian = np.swapaxes(outer[..., None] * slope, 1, 2) @ slope
+    slope = _slope(terms, shares)
+    gradient = (slope @ pull[..., None])[..., 0]
+    hessian = (outer[:, None] * slope) @ np.swapaxes(slope, 1, 2)
     for share, term in zip(shares, terms, strict=True):
         if isinstance(term, Term):
-            used = np.flatnonzero(term.slope.any(axis=(0, 1)))
-            narrow = term.slope[..., used]
-            own = np.swapaxes((pull * share)[..., None] * narrow, 1, 2) @ narrow
+            used = np.flatnonzero(term.slope[0].any(axis=0))
+            narrow = np.swapaxes(term.slope, 1, 2)[:, used]
+            own = ((pull * share)[:, None] * narrow) @ np.swapaxes(narrow, 1, 2)
             hessian[:, used[:, None], used] -= own
     return gradient, hessian
+
+
+def _slope(terms: Sequence[Term | Part], shares: list[FloatArray]) -> FloatArray:
+    """Of ln L, (problems, parameters, rows): rows last, because numpy is slow along a short last axis."""
+    slopes = [np.swapaxes(term.slope, 1, 2) for term in terms]
+    whole: FloatArray = shares[0][:, None] * slopes[0]
+    for share, slope in zip(shares[1:], slopes[1:], strict=True):
+        whole += share[:, None] * slope
+    return whole
 
 
 def _shared_moments(
@@ -204,7 +222,7 @@ def _kinks(
     form: Form, logs: Logs, log_loss: FloatArray, weights: FloatArray, theta: FloatArray, delta: float
 ) -> FloatArray:
     """What the rows beyond delta would add to the Hessian if their loss were a parabola."""
-    terms = form.terms(logs, theta)
+    terms = form.search_terms(logs, theta)
     predicted, shares = add_up(terms)
     size = np.abs(log_loss - predicted)
     beyond = weights * (size > delta) * delta / np.maximum(size, delta)
@@ -218,7 +236,7 @@ def _whiten(form: Form, logs: Logs, theta: FloatArray) -> FloatArray:
     scaling the logs would do, one damping fits every direction.
     """
     metric = 0.0
-    for term in form.terms(logs, theta):
+    for term in form.search_terms(logs, theta):
         slope = np.nan_to_num(term.slope, nan=0.0, posinf=0.0, neginf=0.0)
         metric = metric + np.swapaxes(slope, 1, 2) @ slope / slope.shape[1]
     size = np.sqrt(np.maximum(np.diagonal(np.asarray(metric), axis1=1, axis2=2), 1e-300))
@@ -243,39 +261,46 @@ def _together(
     same = problems > 1 and bool(np.all(theta == theta[0]))
     basis = np.broadcast_to(_whiten(form, logs, theta[:1] if same else theta), (problems, k, k))
     state = _evaluate(form, logs, log_loss, weights, theta, delta)
-    value, gradient, hessian = state.value, state.gradient, state.hessian
+    value = state.value
     soft = np.zeros(problems)
     floor = form.parameters.index("E") if "E" in form.parameters else None
     lowest = float(log_loss.min()) - _DEEPEST
     decrement = np.full(problems, np.inf)
     damping = np.full(problems, 1e-3)
     active = np.flatnonzero(np.isfinite(value))
-    for _ in range(steps):
-        model = hessian[active]
+    for taken in range(steps):
+        model = state.hessian[active]
         resisting = np.flatnonzero(soft[active] > 0)
         if len(resisting):
             rows = active[resisting]
             kinks = _kinks(form, logs, log_loss[rows], weights[rows], theta[rows], delta)
             model[resisting] += soft[rows, None, None] * kinks
-        slope = gradient[active]
+        slope = state.gradient[active]
         if floor is not None:
             _rest_at_bound(floor, theta[active, floor] <= lowest, slope, model)
         turned = basis[active]
-        step, decrement[active] = _steps(
-            np.swapaxes(turned, 1, 2) @ model @ turned, (slope[:, None] @ turned)[:, 0], damping[active]
-        )
+        curve = np.swapaxes(turned, 1, 2) @ model @ turned
+        step, decrement[active] = _steps(curve, (slope[:, None] @ turned)[:, 0], damping[active])
         going = decrement[active] > tolerance * value[active] + 1e-30
         active, step, turned = active[going], step[going], turned[going]
         if not len(active):
             break
-        trial = theta[active] + np.clip((turned @ step[..., None])[..., 0], -20, 20)
-        if floor is not None:
-            trial[:, floor] = np.maximum(trial[:, floor], lowest)
+        trial = _moved(theta[active], turned, step, floor, lowest)
         new = _evaluate(form, logs, log_loss[active], weights[active], trial, delta)
         better = new.value < value[active]
-        won = active[better]
-        theta[won], value[won] = trial[better], new.value[better]
-        gradient[won], hessian[won] = new.gradient[better], new.hessian[better]
+        bent = np.flatnonzero(~better) if taken >= _STRAIGHT else ()
+        if len(bent):
+            rows = active[bent]
+            miss = _curving(form, logs, log_loss[rows], weights[rows], theta[rows], trial[bent], delta)
+            back, _ = _steps(curve[going][bent], (miss[:, None] @ turned[bent])[:, 0], damping[rows])
+            held = _moved(trial[bent], turned[bent], back, floor, lowest)
+            again = _evaluate(form, logs, log_loss[rows], weights[rows], held, delta)
+            kept = again.value < value[rows]
+            trial[bent[kept]] = held[kept]
+            new.put(bent[kept], again, kept)
+            better[bent[kept]] = True
+        theta[active[better]] = trial[better]
+        state.put(active[better], new, better)
         # A step that failed crossed kinks; let the rows beyond them resist the next one.
         soft[active] = np.where(better, soft[active] / 4, 1.0)
         soft[soft < 0.01] = 0.0
@@ -284,6 +309,39 @@ def _together(
         # No direction improves any more: what is left is rounding.
         active = active[damping[active] < 1e8]
     return Minimum(theta=theta, value=value, decrement=decrement)
+
+
+def _moved(theta: FloatArray, turned: FloatArray, step: FloatArray, floor: int | None, lowest: float) -> FloatArray:
+    """`theta` after steps in the whitened basis, not far at once and with the floor above its bound."""
+    moved: FloatArray = theta + np.clip((turned @ step[..., None])[..., 0], -20, 20)
+    if floor is not None:
+        moved[:, floor] = np.maximum(moved[:, floor], lowest)
+    return moved
+
+
+def _curving(
+    form: Form,
+    logs: Logs,
+    log_loss: FloatArray,
+    weights: FloatArray,
+    theta: FloatArray,
+    trial: FloatArray,
+    delta: float,
+) -> FloatArray:
+    """The pull, (problems, parameters), by which the rows inside delta left the straight line a step had foreseen.
+
+    In a narrow valley that bends, such as that of a floor and an amount that trade, every straight step of useful
+    length leaves it; a second step against this pull leads back (second-order correction: Nocedal & Wright 2006,
+    section 15.6).
+    """
+    terms = form.search_terms(logs, theta)
+    predicted, shares = add_up(terms)
+    inside = weights * (np.abs(log_loss - predicted) <= delta)
+    slope = _slope(terms, shares)
+    reached = add_up(form.search_terms(logs, trial))[0]
+    miss = reached - predicted - ((trial - theta)[:, None] @ slope)[:, 0]
+    pull = np.where(inside > 0, inside * miss, 0.0)
+    return np.asarray((slope @ np.where(np.isfinite(pull), pull, 0.0)[..., None])[..., 0])
 
 
 def _steps(model: FloatArray, slope: FloatArray, damping: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -191,8 +191,7 @@ class DataConstrained(Curved):
         log_g = (log_alpha + log_a - log_beta - log_b) / (alpha + beta)
         called = log_g + (log_beta - log_alpha).exp() * (log_g + unique)
         size = called.where(called.value < n, Jet(n))
-        data = unique + _worn(Jet(np.expm1(logs["tokens"] - unique)), log_rd)
-        model = size + _worn((n - size).expm1(), log_rn)
+        data, model = _used(unique, Jet(logs["tokens"] - unique), log_rd), _used(size, n - size, log_rn)
         return [log_a - alpha * model, log_b - beta * data, log_e]
 
     def starts(self, logs: Logs, loss: FloatArray) -> FloatArray:
@@ -200,18 +199,27 @@ class DataConstrained(Curved):
         d, n, found = logs["tokens"], logs["n_params"], []
         unique = np.minimum(logs["unique_tokens"], d)
         for log_rd in np.log([2.0, 8.0, 30.0]):
-            worth = unique + _worn(Jet(np.expm1(d - unique)), Jet(np.full((1, 1), log_rd))).value[0]
+            worth = _used(unique, Jet(d - unique), Jet(np.full((1, 1), log_rd))).value[0]
             simple = two_term_starts(n, worth, loss)
             for log_rn in np.log([1.0, 5.0, 30.0]):
                 found += [[a, b, e, np.log(x), np.log(y), log_rd, log_rn] for a, x, b, y, e in simple]
         return np.array(found)
 
 
-def _worn(repeats: Jet, log_r: Jet) -> Jet:
-    """The ln of 1 + R (1 - exp(-repeats / R)): how much more than its first use a resource is worth."""
-    r = log_r.exp()
-    # With expm1 it is exact also where R is without bound and every further use is worth the first.
-    return (1.0 - r * (-1.0 * repeats / r).expm1()).log()
+def _used(fresh: Jet | FloatArray, excess: Jet, log_r: Jet) -> Jet:
+    """The ln of what a resource is worth that wears out: of `fresh` once, and again for all of e^`excess` of it.
+
+    ln(w), w = 1 + R (1 - exp(-x / R)), with x = e^excess - 1 repeats; derivatives are in excess and ln R.
+    """
+    x, r = np.expm1(excess.value), np.exp(log_r.value)
+    worn = x / r
+    left = np.exp(-worn)
+    # With expm1 and a series it is exact also where R is without bound and every further use is worth the first.
+    worth = 1 - r * np.expm1(-worn)
+    lost = np.where(worn < 1e-3, worn**2 * (0.5 - worn / 3 + worn**2 / 8), 1 - (1 + worn) * left)
+    more, fade = left * (x + 1) / worth, r * lost / worth
+    bends = (more - more * (x + 1) / r - more**2, more * (worn - fade), fade - x * worn * left / worth - fade**2)
+    return fresh + excess.joined(log_r, np.log(worth), (more, fade), bends)
 
 
 @final

@@ -8,9 +8,9 @@ from typing import final
 
 import numpy as np
 
-from .jets import Jet, log_add_exp
+from .jets import Jet, log_add_exp, variables
 from .starts import EXPONENTS, FEW_FLOORS, FLOORS, matrix, power_term_starts
-from .terms import Curved, FloatArray, LogLinear, Logs
+from .terms import Curved, FloatArray, LogLinear, Logs, Part, Term
 
 __all__ = ["CptDynamics", "EffectiveTransfer", "TotalTokens", "Unified"]
 
@@ -124,6 +124,28 @@ class CptDynamics(Curved):
         """The shift."""
         _, _, b, beta, log_c, _ = theta
         return [b * (1.0 - (-beta * log_add_exp(log_c + logs["tokens"], np.zeros(1))).exp())]
+
+    def to_search(self, theta: FloatArray) -> FloatArray:
+        """With E + B, the floor after the shift, in place of B: it is known where neither of them is.
+
+        A shift that is fast beside the data (c D2 far above 1) leaves of E and B only their sum, and c and B
+        trade: E grows by what B loses. Along that valley E + B stays where it is.
+        """
+        place = theta.copy()
+        place[:, 2] += np.exp(theta[:, 5])
+        return place
+
+    def from_search(self, place: FloatArray) -> FloatArray:
+        """The inverse of `to_search`."""
+        theta = place.copy()
+        theta[:, 2] -= np.exp(place[:, 5])
+        return theta
+
+    def search_terms(self, logs: Logs, place: FloatArray) -> Sequence[Term | Part]:
+        """As promised by `Form`."""
+        known = variables(place)
+        known[2] = known[2] - known[5].exp()
+        return self.terms_of(logs, known)
 
     def starts(self, logs: Logs, loss: FloatArray) -> FloatArray:
         """A grid of exponents and of c; A, B and E by least squares of the relative error, B of either sign."""

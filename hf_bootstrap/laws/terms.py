@@ -68,10 +68,14 @@ class Part:
 def _dense(jet: Jet, parameters: int, rows: int) -> tuple[FloatArray, FloatArray, _Bends]:
     shape = (len(jet.value), rows)
     problems = max([1, *(len(values) for values in jet.slope.values())])
-    slope = np.zeros((problems, rows, parameters))
+    slope = np.zeros((problems, parameters, rows))
     for i, values in jet.slope.items():
-        slope[..., i] = values
-    return np.broadcast_to(jet.value, shape), slope, {k: np.broadcast_to(v, shape) for k, v in jet.curvature.items()}
+        slope[:, i] = values
+    return (
+        np.broadcast_to(jet.value, shape),
+        np.swapaxes(slope, 1, 2),
+        {k: np.broadcast_to(v, shape) for k, v in jet.curvature.items()},
+    )
 
 
 def add_up(terms: Sequence[Term | Part]) -> tuple[FloatArray, list[FloatArray]]:
@@ -133,6 +137,18 @@ class Form(abc.ABC):
         del logs, theta
         return None
 
+    def to_search(self, theta: FloatArray) -> FloatArray:
+        """Coordinates, of `theta`'s shape, in which a search goes straighter; the floor E stays in its place."""
+        return theta
+
+    def from_search(self, place: FloatArray) -> FloatArray:
+        """The inverse of `to_search`."""
+        return place
+
+    def search_terms(self, logs: Logs, place: FloatArray) -> Sequence[Term | Part]:
+        """`terms` at a place of a search, with derivatives in its coordinates."""
+        return self.terms(logs, place)
+
     def log_loss(self, logs: Logs, theta: FloatArray) -> FloatArray:
         """The predicted ln L, (problems, rows), for `theta` (problems, parameters)."""
         return add_up(self.terms(logs, theta))[0]
@@ -193,8 +209,22 @@ class Curved(Form):
 
     def terms(self, logs: Logs, theta: FloatArray) -> Sequence[Term | Part]:
         """As promised by `Form`."""
-        known, k, rows = variables(theta), len(self.parameters), len(logs["tokens"])
+        return self.terms_of(logs, variables(theta))
+
+    def terms_of(self, logs: Logs, known: Sequence[Jet]) -> Sequence[Term | Part]:
+        """The terms, with derivatives in whatever the parameters are derived from."""
+        k, rows = len(self.parameters), len(logs["tokens"])
         return [
             *(Term.of(log, k, rows) for log in self.logs_of_terms(logs, known)),
             *(Part.of(value, k, rows) for value in self.signed_parts(logs, known)),
         ]
+
+    def log_loss(self, logs: Logs, theta: FloatArray) -> FloatArray:
+        """As promised by `Form`, without the work of derivatives."""
+        known, shape = [Jet(column[:, None]) for column in theta.T], (len(theta), len(logs["tokens"]))
+        none = np.zeros((1, 1, 0))
+        terms: list[Term | Part] = [
+            *(Term(np.broadcast_to(log.value, shape), none) for log in self.logs_of_terms(logs, known)),
+            *(Part(np.broadcast_to(part.value, shape), none) for part in self.signed_parts(logs, known)),
+        ]
+        return add_up(terms)[0]

@@ -7,6 +7,7 @@ from scipy import optimize
 from hf_bootstrap.errors import FitError
 from hf_bootstrap.laws.fitting import fit_form, refit
 from hf_bootstrap.laws.forms import FORMS
+from hf_bootstrap.laws.terms import add_up
 
 from .grids import chinchilla_240
 
@@ -93,6 +94,29 @@ def test_a_batch_gives_what_each_problem_gives_alone():
     together = refit(fit, logs, loss[None], left_out)
     alone = [refit(fit, logs, loss[None], row[None]).value[0] for row in left_out]
     np.testing.assert_allclose(together.value, alone, rtol=1e-9)
+
+
+def test_a_valley_along_which_floor_and_shift_trade_is_searched_to_its_end():
+    """Points of the bootstrap law leave of E and B in learning dynamics little but their sum."""
+    levels, rng = np.log(131_072 * np.geomspace(1, 10**1.5, 6)), np.random.default_rng(0)
+    u, v = (x.ravel() for x in np.meshgrid(levels, levels, indexing="ij"))
+    maker, form, logs = FORMS["bootstrap"], FORMS["cpt_dynamics"], {"base_tokens": u, "tokens": v}
+    theta = np.array([np.log(1.37e4), 0.387, 0.655, 0.0247, np.log(1.71)])
+    loss = np.exp(maker.log_loss(logs, theta[None])[0] + 0.003 * rng.standard_normal(len(u)))
+    fit = fit_form(form, logs, loss)
+    assert fit.share == 1
+    draws = rng.multinomial(len(u), np.full(len(u), 1 / len(u)), size=100).astype(float)
+    found = refit(fit, logs, loss[None], draws)
+    assert np.mean(found.decrement > 1e-6 * found.value) <= 0.02
+
+
+def test_search_coordinates_go_there_and_back():
+    form = FORMS["cpt_dynamics"]
+    theta = np.array([[6.0, 0.38, -0.7, 0.6, -12.0, 0.9]])
+    np.testing.assert_allclose(form.from_search(form.to_search(theta)), theta, rtol=1e-14)
+    logs = {"base_tokens": np.log([1e5, 1e6]), "tokens": np.log([1e6, 1e5])}
+    moved = add_up(form.search_terms(logs, form.to_search(theta)))[0]
+    np.testing.assert_allclose(moved, form.log_loss(logs, theta), rtol=1e-14)
 
 
 def test_one_wild_point_hardly_moves_the_robust_fit():
