@@ -21,7 +21,7 @@ from .plan import GrowthPlan, plan_growth
 from .recipe import Recipe
 from .tensors import StoredTensors
 
-__all__ = ["GROWTH_FILE", "GrowthJob", "prepare_growth"]
+__all__ = ["GROWTH_FILE", "GrowthJob", "open_config", "prepare_growth"]
 
 GROWTH_FILE = "growth.json"
 
@@ -73,7 +73,7 @@ def prepare_growth(
     if not config.grows:
         raise GrowthError("GrowthConfig() asks for no growth, so there is nothing to write. Try depth=2 or width=2.")
     checkpoint = open_checkpoint(Path(source))
-    model_config = _open_config(checkpoint.folder)
+    model_config = open_config(checkpoint.folder)
     plan = plan_growth(model_config, config)
     model = build_meta(model_config)
     layout, target = _accepted(hub_layout(model), checkpoint), hub_layout(build_meta(plan.target_config))
@@ -105,7 +105,13 @@ def prepare_growth(
     )
 
 
-def _open_config(folder: Path) -> PreTrainedConfig:
+def open_config(folder: Path) -> PreTrainedConfig:
+    """The config of a checkpoint folder; no code of it is run.
+
+    Raises:
+        UnsupportedModelError: quantised, an encoder-decoder, or nothing transformers knows.
+        StoreError: there is none.
+    """
     record = read_json(real_file(folder / "config.json"))
     if record.get("quantization_config"):
         raise UnsupportedModelError(
