@@ -11,6 +11,7 @@ from hf_bootstrap.errors import GrowthError, StoreError, UnsupportedModelError
 from hf_bootstrap.growth.adapters import grow_adapter
 from hf_bootstrap.growth.bootstrap import bootstrap_from_pretrained
 from hf_bootstrap.growth.config import GrowthConfig
+from hf_bootstrap.growth.merging import merge_adapter
 
 from .models import allowed, drift, logits, random_ids, tiny
 
@@ -142,3 +143,23 @@ def test_an_adapter_of_another_base_and_a_full_target_are_refused(tmp_path):
     (tmp_path / "adapter" / "adapter_model.safetensors").unlink()
     with pytest.raises(StoreError):
         grow_adapter(tmp_path / "adapter", tmp_path / "new", GrowthConfig(width=2), base=tmp_path / "base")
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "phi3"])
+def test_merged_first_it_is_a_base_like_any_other(model_type, tmp_path):
+    before = adapted(model_type, tmp_path)
+    changed = merge_adapter(tmp_path / "base", tmp_path / "adapter", tmp_path / "merged")
+    assert len(changed) == len({*changed}) > 6
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float64, attn_implementation="eager")
+    assert drift(logits(merged, input_ids=random_ids()), before) < 2e-6
+    grown = bootstrap_from_pretrained(merged, GrowthConfig(width=2))
+    assert drift(logits(grown, input_ids=random_ids()), before) < 2e-6
+
+
+def test_a_shared_table_is_not_merged_and_nothing_is_left_behind(tmp_path):
+    adapted("gemma2", tmp_path, modules=["lm_head"])
+    with pytest.raises(UnsupportedModelError, match="shared with another module"):
+        merge_adapter(tmp_path / "base", tmp_path / "adapter", tmp_path / "merged")
+    with pytest.raises(GrowthError, match="exists"):
+        merge_adapter(tmp_path / "base", tmp_path / "adapter", tmp_path / "base")
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["adapter", "base"]
