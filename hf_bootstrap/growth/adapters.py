@@ -22,10 +22,10 @@ from ..store import read_json, sync_folder, write_json
 from .anatomy import Segment
 from .checkpoint import read_header, real_file
 from .config import GrowthConfig
-from .job import open_config
 from .operators import width_method
 from .plan import GrowthPlan, plan_growth
 from .recipe import Recipe
+from .source import open_config
 
 __all__ = ["ADAPTER_CONFIG", "ADAPTER_WEIGHTS", "AdapterReport", "LoraAdapter", "grow_adapter", "open_adapter"]
 

@@ -14,7 +14,7 @@ from .adapters import LoraAdapter, open_adapter
 from .architecture import build_meta, find_ties, named_tensors
 from .checkpoint import Entry, open_checkpoint, real_file
 from .hub_layout import hub_layout
-from .job import open_config
+from .source import open_config
 from .tensors import read_rows
 
 __all__ = ["merge_adapter"]

@@ -23,10 +23,10 @@ from .architecture import build_meta, find_ties, named_tensors
 from .checkpoint import real_file
 from .config import GrowthConfig
 from .index_maps import copy_ranks, gather
-from .job import open_config
 from .operators import width_method
 from .plan import GrowthPlan, plan_growth
 from .recipe import Recipe
+from .source import open_config
 
 __all__ = ["OPTIMIZER_FILE", "OptimizerReport", "grow_optimizer_state"]
 

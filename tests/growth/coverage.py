@@ -53,7 +53,7 @@ class NotCertified(Exception):
 
 
 def examine(model_type: str) -> dict[str, Any]:
-    """What growth does to a type: ``{"built": error or None, "depth": {method: result}, "width": ..., "disk": ...}``."""
+    """What growth does: ``{"built": error or None, "depth": {method: result}, "width": ..., "disk": ...}``."""
     try:
         source = tiny_model(model_type, dtype=torch.float64)
         expected = _runs(source, (ids := _ids(source)))
