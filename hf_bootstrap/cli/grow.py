@@ -15,10 +15,16 @@ def grow(
     depth: Annotated[int, typer.Option(help="Layers after growth per layer before it.")] = 1,
     depth_method: Annotated[str, typer.Option(help="stack, interpose, identity, ...")] = "stack",
     width: Annotated[int, typer.Option(help="Width after growth per unit before it.")] = 1,
-    width_method: Annotated[str, typer.Option(help="split, partition, clone, ...")] = "split",
+    width_method: Annotated[str, typer.Option(help="split, partition, zero_pad, noise, aki, clone")] = "split",
     seed: Annotated[int, typer.Option(help="Of the random shares.")] = 0,
+    dtype: Annotated[str | None, typer.Option(help="Of the grown weights, such as bfloat16.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="YAML or JSON with a GrowthConfig, instead of the above.")] = None,
     max_shard_size: Annotated[str, typer.Option(help="Of one weight file.")] = "5GB",
+    adapter: Annotated[Path | None, typer.Option(help="LoRA adapter; grown into TARGET-adapter.")] = None,
+    merge_adapter: Annotated[
+        bool, typer.Option("--merge-adapter", help="Merge it into TARGET-merged, grow that.")
+    ] = False,
+    optimizer: Annotated[str, typer.Option(help="Adam's state: reset, grow or asymmetric.")] = "reset",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier growth.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Say what would happen; write nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -32,14 +38,59 @@ def grow(
     from ..growth.config import GrowthConfig
 
     asked = {"depth": depth, "depth_method": depth_method, "width": width, "width_method": width_method, "seed": seed}
+    asked |= {} if dtype is None else {"dtype": dtype}
     config = GrowthConfig.from_dict(asked if recipe is None else _read(recipe))
     if plan:
         _show_plan(source, target, config, max_shard_size, as_json)
         return
     from ..growth.stream import grow_checkpoint
 
-    report = grow_checkpoint(source, target, config, max_shard_size=max_shard_size, overwrite=overwrite)
-    typer.echo(json.dumps(report.to_dict(), indent=2) if as_json else str(report))
+    _check_optimizer(source, optimizer)
+    base = source if adapter is None else _with_adapter(source, target, adapter, merge=merge_adapter)
+    report = grow_checkpoint(base, target, config, max_shard_size=max_shard_size, overwrite=overwrite)
+    more = _companions(source, target, config, None if merge_adapter else adapter, optimizer)
+    if as_json:
+        typer.echo(json.dumps({**report.to_dict(), **{name: part.to_dict() for name, part in more.items()}}, indent=2))
+    else:
+        typer.echo("\n".join(map(str, [report, *more.values()])))
+
+
+def _with_adapter(source: Path, target: Path, adapter: Path, *, merge: bool) -> Path:
+    """The base to grow. An adapter that cannot grow is refused now, and not after hours of growth."""
+    from ..growth.adapters import open_adapter
+    from ..growth.merging import merge_adapter
+
+    if not merge:
+        open_adapter(adapter)
+        return source
+    merged = target.with_name(f"{target.name}-merged")
+    merge_adapter(source, adapter, merged)
+    return merged
+
+
+def _check_optimizer(source: Path, how: str) -> None:
+    """Say now, and not after hours of growth, that there is no state to grow."""
+    from ..errors import GrowthError, StoreError
+    from ..growth.optimizer_state import OPTIMIZER_FILE
+
+    if how not in ("reset", "grow", "asymmetric"):
+        raise GrowthError(f"--optimizer is {how!r}; it can be reset, grow or asymmetric.")
+    if how != "reset" and not (source / OPTIMIZER_FILE).is_file():
+        raise StoreError(f"There is no {source / OPTIMIZER_FILE}, so no state to grow. Leave --optimizer out.")
+
+
+def _companions(source: Path, target: Path, config: Any, adapter: Path | None, optimizer: str) -> dict[str, Any]:
+    """What travels with the weights: reports by name."""
+    from ..growth.adapters import grow_adapter
+    from ..growth.optimizer_state import grow_optimizer_state
+
+    found: dict[str, Any] = {}
+    if adapter is not None:
+        grown = target.with_name(f"{target.name}-adapter")
+        found["adapter"] = grow_adapter(adapter, grown, config, base=source, grown_base=str(target))
+    if optimizer != "reset":
+        found["optimizer"] = grow_optimizer_state(source, target, config, how=optimizer)  # type: ignore[arg-type]
+    return found
 
 
 def _show_plan(source: Path, target: Path, config: Any, max_shard_size: str, as_json: bool) -> None:

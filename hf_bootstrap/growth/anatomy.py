@@ -32,7 +32,6 @@ SEAMS: dict[str, int] = {"query_key_value": 3}
 # Architectures whose function no copying of channels keeps, and why. They are found by certification
 # (docs/architectures.md), and stand here so that the reason is given before anything is made.
 NOT_WIDENED: dict[str, str] = {
-    "bitnet": "it quantises activations and weights by their mean, which copies change.",
     "bloom": "its ALiBi slopes are computed from the number of heads, so a copied head gets another slope.",
     "ctrl": "it multiplies embeddings by the square root of the hidden size inside its forward pass.",
     "diffllama": "it subtracts the second half of its heads from the first, and copies lie next to each other.",

@@ -92,10 +92,7 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise StoreError(
-            f"{folder} is not a folder. Give a local checkpoint; one on the Hub is fetched by "
-            "`hf download NAME --local-dir FOLDER`."
-        )
+        raise StoreError(f"{folder} is not a folder. Give a local checkpoint, or a name on the Hub such as org/model.")
     single, index = (folder / name for name in (_SINGLE, _INDEX))
     if os.path.lexists(single) and os.path.lexists(index):
         raise GrowthError(f"{folder} holds both {_SINGLE} and {_INDEX}; which are the weights? Remove one of them.")
@@ -317,7 +314,6 @@ def _no_weights(folder: Path) -> GrowthError:
     if not pickles:
         return GrowthError(f"{folder} holds no {_SINGLE} and no {_INDEX}, so there are no weights to grow.")
     return UnsupportedModelError(
-        f"{folder} holds pickled weights ({pickles[0]}), which run code when they are read. Convert them first: "
-        "AutoModelForCausalLM.from_pretrained(folder, use_safetensors=False).save_pretrained(new_folder) reads them "
-        "with torch's weights_only guard and writes safetensors."
+        f"{folder} holds pickled weights ({pickles[0]}), which can run code when they are read. allow_pickle=True "
+        "(--allow-pickle) reads them with torch's weights_only guard, which makes tensors and nothing else."
     )

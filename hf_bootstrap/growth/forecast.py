@@ -90,7 +90,7 @@ def forecast_growth(job: GrowthJob, target: str | os.PathLike[str]) -> GrowthFor
         target: where it would go; nothing is written, and the folder need not exist.
     """
     plan, entries = job.plan, job.match.entries
-    model = build_meta(plan.target_config)
+    model = build_meta(plan.target_config, job.model_class)
     text = plan.target_config.get_text_config()
     sequence = min(2048, getattr(text, "max_position_embeddings", None) or 2048)
     rows = [math.prod(r.shape) // max(1, len(r.blocks())) for r in plan.recipes if not r.is_copy]

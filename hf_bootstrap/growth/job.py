@@ -7,18 +7,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedModel
 
-from ..errors import GrowthError, UnsupportedModelError
+from ..errors import GrowthError, StoreError
 from ..records import canonical_json
-from ..store import read_json
 from .architecture import build_meta, named_tensors
 from .checkpoint import Checkpoint, Match, match_tensors, open_checkpoint, real_file
 from .config import GrowthConfig
 from .hub_layout import HubLayout, Part, hub_layout
 from .layout import INDEX_NAME, Shard, lay_out, shard_limit
+from .pickled import open_pickled
 from .plan import GrowthPlan, plan_growth
 from .recipe import Recipe
+from .source import find_source, open_config, remote_class
 from .tensors import StoredTensors
 
 __all__ = ["GROWTH_FILE", "GrowthJob", "prepare_growth"]
@@ -39,6 +40,7 @@ class GrowthJob:
     Attributes:
         checkpoint, match: the source and which of its entries are which tensors on disk.
         source: its tensors by the names they have in memory; target: where those of the grown model go on disk.
+        model_class: the class a trusted checkpoint brings with it; None for one of transformers' own.
         plan: the growth; recipes: its recipes by the name of the grown tensor in memory; shards: the files it fills.
         carried, left_behind: names of the source's other files that will be copied, and that will not.
         fingerprint: SHA-256 of everything that decides the result.
@@ -48,6 +50,7 @@ class GrowthJob:
     match: Match
     source: StoredTensors
     target: HubLayout
+    model_class: type[PreTrainedModel] | None
     plan: GrowthPlan
     recipes: Mapping[str, Recipe]
     shards: tuple[Shard, ...]
@@ -62,7 +65,13 @@ class GrowthJob:
 
 
 def prepare_growth(
-    source: str | os.PathLike[str], config: GrowthConfig, *, max_shard_size: str | int = "5GB"
+    source: str | os.PathLike[str],
+    config: GrowthConfig,
+    *,
+    max_shard_size: str | int = "5GB",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
 ) -> GrowthJob:
     """Work out a growth on disk: open the source, plan, match every tensor, lay out every byte. Writes nothing.
 
@@ -72,11 +81,14 @@ def prepare_growth(
     limit = shard_limit(max_shard_size)
     if not config.grows:
         raise GrowthError("GrowthConfig() asks for no growth, so there is nothing to write. Try depth=2 or width=2.")
-    checkpoint = open_checkpoint(Path(source))
-    model_config = _open_config(checkpoint.folder)
-    plan = plan_growth(model_config, config)
-    model = build_meta(model_config)
-    layout, target = _accepted(hub_layout(model), checkpoint), hub_layout(build_meta(plan.target_config))
+    folder = find_source(source, revision=revision, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
+    checkpoint = _open_weights(folder, allow_pickle)
+    model_config = open_config(folder, trust_remote_code=trust_remote_code)
+    model_class = remote_class(folder, model_config) if trust_remote_code else None
+    plan = plan_growth(model_config, config, model_class=model_class)
+    model = build_meta(model_config, model_class)
+    grown = build_meta(plan.target_config, model_class)
+    layout, target = _accepted(hub_layout(model), checkpoint), hub_layout(grown)
     match = match_tensors(
         checkpoint,
         layout.shapes,
@@ -95,6 +107,7 @@ def prepare_growth(
         checkpoint=checkpoint,
         match=match,
         source=tensors,
+        model_class=model_class,
         target=target,
         plan=plan,
         recipes=recipes,
@@ -105,19 +118,12 @@ def prepare_growth(
     )
 
 
-def _open_config(folder: Path) -> PreTrainedConfig:
-    record = read_json(real_file(folder / "config.json"))
-    if record.get("quantization_config"):
-        raise UnsupportedModelError(
-            f"{folder} is quantised; the shares of a quantised weight cannot add up to it. Take the original weights."
-        )
-    try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # a config class may refuse a value in any way it likes
-        raise UnsupportedModelError(f"{folder / 'config.json'} cannot be used: {error}") from error
-    if config.is_encoder_decoder:
-        raise UnsupportedModelError(f"{folder} is an encoder-decoder; growth is for decoder-only language models.")
-    return config
+def _open_weights(folder: Path, allow_pickle: bool) -> Checkpoint:
+    """Safetensors where there are any; pickles only where they are allowed."""
+    has_tensors = folder.is_dir() and any(os.path.lexists(folder / name) for name in ("model.safetensors", INDEX_NAME))
+    if allow_pickle and folder.is_dir() and not has_tensors:
+        return open_pickled(folder)
+    return open_checkpoint(folder)
 
 
 def _dtype(stored: str, target: HubLayout, recipes: Mapping[str, Recipe], source: StoredTensors) -> str:
@@ -151,14 +157,21 @@ def _other_files(checkpoint: Checkpoint) -> tuple[tuple[str, ...], tuple[str, ..
         name = item.name
         if name in checkpoint.files or name in _NOT_CARRIED or name.startswith("."):
             continue
-        is_ours = item.is_file() and not item.is_symlink() and item.suffix in _CARRIED
+        is_ours = item.suffix in _CARRIED and _is_real(item)
         # Another index speaks of weights that are not carried.
         (carried if is_ours and not name.endswith(".index.json") else left_behind).append(name)
     return tuple(carried), tuple(left_behind)
 
 
+def _is_real(item: Path) -> bool:
+    try:
+        return real_file(item).is_file()
+    except StoreError:
+        return False
+
+
 def _fingerprint(checkpoint: Checkpoint, plan: GrowthPlan, shards: tuple[Shard, ...], carried: tuple[str, ...]) -> str:
-    facts = [(name, os.stat(checkpoint.folder / name)) for name in (*checkpoint.files, *carried)]
+    facts = [(name, os.stat(checkpoint.path(name))) for name in (*checkpoint.files, *carried)]
     digest = hashlib.sha256(canonical_json(plan.to_dict()).encode())
     digest.update(repr([(name, stat.st_size, stat.st_mtime_ns) for name, stat in facts]).encode())
     for shard in shards:

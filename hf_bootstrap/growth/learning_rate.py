@@ -1,8 +1,8 @@
 """What the learning rate should become after growth, and why, as data and as a sentence.
 
 With copies, a matrix that reads a vector `c` times as wide holds shares of about 1/c of the old weight, while a step of
-Adam has the same size for every entry: `c` equal steps together move what the layer computes `c` times as far. A rate of
-1/c for these matrices gives the old step back; for equal shares (`clone`) exactly, step after step
+Adam has the same size for every entry: `c` equal steps together move what the layer computes `c` times as far. A rate
+of 1/c for these matrices gives the old step back; for equal shares (`clone`) exactly, step after step
 (tests/growth/test_learning_rate.py). It is also the rule of muP for Adam, which asks for 1/fan-in.
 """
 
@@ -88,8 +88,8 @@ def advise_learning_rate(recipes: Iterable[Recipe], *, deeper: bool, fresh: bool
         )
     if fresh:
         reason = (
-            f"{len(reading)} matrices read vectors up to {1 / factor:.3g} times as wide. New units are silent at first, "
-            "so the old rate would do for the first steps; as they learn to speak, steps add up over more inputs."
+            f"{len(reading)} matrices read vectors up to {1 / factor:.3g} times as wide. New units are silent "
+            "at first, so the old rate would do for some steps; as they learn to speak, steps add up over more inputs."
         )
     else:
         reason = (

@@ -79,19 +79,26 @@ def grow_checkpoint(
     *,
     max_shard_size: str | int = "5GB",
     overwrite: bool = False,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
 ) -> GrowthReport:
     """Grow a checkpoint folder on disk; memory does not grow with the model.
 
     The target appears under its name when it is complete, and not before: files are written into a hidden folder
     beside it, synced, hashed, and renamed at the end. A call that was killed is finished by the next one with the
-    same arguments. Same source, config and seed give the same bytes. No code of the checkpoint is run.
+    same arguments. Same source, config and seed give the same bytes. No code of the checkpoint is run unless asked for.
 
     Args:
-        source: a local folder with safetensors weights; it is only read.
+        source: a folder with safetensors weights, which is only read, or a name on the Hub, which is fetched.
         target: a folder that does not exist, or is empty.
         config: what growth.
         max_shard_size: of one weight file, in bytes or such as "5GB".
         overwrite: replace a target that an earlier growth wrote.
+        revision: of a name on the Hub: branch, tag or commit.
+        trust_remote_code: run the modelling code that came with the checkpoint; needs a name on the Hub and a
+            revision that is a commit (40 hexadecimal digits).
+        allow_pickle: read pickled weights (`pytorch_model.bin`) with torch's `weights_only` guard.
 
     Raises:
         GrowthError: the request or the weights make no sense; nothing is left behind.
@@ -99,9 +106,16 @@ def grow_checkpoint(
         StoreError: the disk is full or failing, or another process is growing into the same target.
     """
     began = time.monotonic()
-    source, target = Path(os.path.abspath(source)), Path(os.path.abspath(target))
-    check_target(source, target)
-    job = prepare_growth(source, config, max_shard_size=max_shard_size)
+    target = Path(os.path.abspath(target))
+    check_target(Path(os.path.abspath(source)), target)
+    job = prepare_growth(
+        source,
+        config,
+        max_shard_size=max_shard_size,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        allow_pickle=allow_pickle,
+    )
     hidden = work_folder(target)
     if (finished := _finished(job, target)) is not None:
         if hidden.exists():  # killed between showing the target and tidying up

@@ -36,6 +36,7 @@ def verify_checkpoint(
     text: str | Sequence[int] | None = None,
     *,
     gradients: bool = True,
+    allow_pickle: bool = False,
 ) -> VerifyReport:
     """Compare a grown checkpoint with its source on disk; one layer of one model is in memory at a time.
 
@@ -44,6 +45,7 @@ def verify_checkpoint(
         text: text or token ids to compare logits and loss on, at most 512 tokens of a text; default: a built-in text,
             or random tokens where the source has no tokenizer.
         gradients: run one backward pass as well and see which tensors it reaches.
+        allow_pickle: read a source of pickled weights, as `grow_checkpoint` does.
 
     Returns:
         What was found. An architecture that cannot be run block by block is compared by its tensors alone, and
@@ -54,13 +56,13 @@ def verify_checkpoint(
         GrowthError: `grown` does not say how it was grown, or a tensor is missing, misshapen or not finite.
         StoreError: a file cannot be read, or is damaged.
     """
-    source, grown = Path(source), Path(grown)
+    grown = Path(grown)
     after = open_checkpoint(grown)
-    job = prepare_growth(source, _recorded_growth(grown))
+    job = prepare_growth(source, _recorded_growth(grown), allow_pickle=allow_pickle)
     _check_names(job, after)
     check_values(after, after.entries.values())
     hashes, notes = _compare_hashes(after)
-    ids, origin = probe_ids(source, job.plan.source_config, text)
+    ids, origin = probe_ids(job.checkpoint.folder, job.plan.source_config, text)
     shapes = {name: recipe.shape for name, recipe in job.recipes.items()}
     stored = StoredTensors(checkpoint=after, parts=job.target.parts, entries=after.entries, shapes=shapes)
     with job.source, stored:

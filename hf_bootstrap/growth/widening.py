@@ -23,7 +23,7 @@ __all__ = ["Wide", "checked_factors", "widen"]
 
 # What shapes cannot say about which dimensions go together; found by certification (docs/architectures.md).
 _ONE_HEAD_COUNT: tuple[str, ...] = ()
-_HEADS_ARE_HIDDEN = ("helium", "olmoe")
+_HEADS_ARE_HIDDEN = ("bitnet", "helium", "olmoe")
 
 
 @dataclass(frozen=True, kw_only=True)

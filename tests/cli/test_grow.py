@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from hf_bootstrap.cli.main import app
-from hf_bootstrap.errors import GrowthError
+from hf_bootstrap.errors import GrowthError, StoreError
 
 from ..growth.models import tiny
 
@@ -87,3 +87,36 @@ def test_a_mistake_is_one_sentence_and_code_1(tmp_path):
     assert done.returncode == 1
     assert "is not a folder" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.filterwarnings("ignore:.*save_embedding_layers")
+def test_an_adapter_and_adams_state_grow_beside_the_model(base, tmp_path):
+    import torch
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    from ..growth.test_optimizer_state import after_steps
+
+    get_peft_model(tiny("llama"), LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path / "lora")
+    torch.save(after_steps(tiny("llama"), 1), base / "optimizer.pt")
+    result = run(
+        "grow", base, tmp_path / "grown", "--width", 2, "--adapter", tmp_path / "lora", "--optimizer", "grow", "--json"
+    )  # fmt: skip
+    report = json.loads(result.stdout)
+    assert report["adapter"]["modules"] == 3
+    assert report["optimizer"]["approximate"] > 0
+    assert (tmp_path / "grown" / "optimizer.pt").is_file()
+    grown = AutoModelForCausalLM.from_pretrained(tmp_path / "grown")
+    PeftModel.from_pretrained(grown, tmp_path / "grown-adapter")
+    merged = ("grow", base, tmp_path / "other", "--width", 2, "--adapter", tmp_path / "lora", "--merge-adapter")
+    assert "learning rate   x 0.5" in run(*merged).stdout
+    assert (tmp_path / "other-merged" / "config.json").is_file()
+
+
+def test_what_travels_is_refused_before_anything_is_grown(base, tmp_path):
+    with pytest.raises(StoreError, match=r"optimizer\.pt"):
+        run("grow", base, tmp_path / "grown", "--width", 2, "--optimizer", "grow")
+    with pytest.raises(GrowthError, match="reset, grow or asymmetric"):
+        run("grow", base, tmp_path / "grown", "--width", 2, "--optimizer", "keep")
+    with pytest.raises(StoreError):
+        run("grow", base, tmp_path / "grown", "--width", 2, "--adapter", tmp_path / "nothing")
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["base"]

@@ -21,22 +21,23 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hf_bootstrap.errors import BootstrapError
+from hf_bootstrap import grow_checkpoint
+from hf_bootstrap.errors import BootstrapError, UnsupportedModelError
 from hf_bootstrap.growth.architecture import named_tensors
 from hf_bootstrap.growth.bootstrap import grow_model
 from hf_bootstrap.growth.config import GrowthConfig
 from hf_bootstrap.growth.depth import Layers, find_layers
 from hf_bootstrap.growth.plan import GrowthPlan, plan_growth
 
-from .zoo import MODEL_TYPES, tiny_model
+from .zoo import LAYERS, MODEL_TYPES, tiny_model
 
 STRICT, UPCASTING = 1e-9, 2e-6  # modules that compute in float32 whatever the dtype explain no more than the second
 SECONDS, MEMORY = 150, 12 << 30
 DEPTHS = {name: GrowthConfig(depth=2, depth_method=name) for name in ("stack", "interpose", "identity", "midas")}
-DEPTHS["solar"] = GrowthConfig(num_hidden_layers=6, depth_method="solar")
 FACTORS = (
     {"hidden": 2, "mlp": 2, "heads": 2, "kv_heads": 2},
     {"hidden": 3, "mlp": 5, "heads": 4, "kv_heads": 2},
@@ -52,14 +53,27 @@ class NotCertified(Exception):
 
 
 def examine(model_type: str) -> dict[str, Any]:
-    """What growth does to one type: ``{"built": error or None, "depth": {method: result}, "width": result}``."""
+    """What growth does: ``{"built": error or None, "depth": {method: result}, "width": ..., "disk": ...}``."""
     try:
         source = tiny_model(model_type, dtype=torch.float64)
         expected = _runs(source, (ids := _ids(source)))
     except Exception as error:  # noqa: BLE001  (transformers may fail in any way)
         return {"built": _spell(error)}
-    depth = {name: _result(lambda growth=growth: _depth(source, ids, growth)) for name, growth in DEPTHS.items()}
-    return {"built": None, "depth": depth, "width": _result(lambda: _width(source, ids, expected))}
+    depth: dict[str, dict[str, Any]] = {}
+    for name, growth in {**DEPTHS, "solar": _solar(source)}.items():
+        saved = any(result["verdict"] == "certified" for result in depth.values())
+        depth[name] = _result(lambda growth=growth, saved=saved: _depth(source, ids, growth, reload=not saved))
+    width = _result(lambda: _width(source, ids, expected))
+    return {"built": None, "depth": depth, "width": width, "disk": _result(lambda: _disk(source, depth, width))}
+
+
+def _solar(source: PreTrainedModel) -> GrowthConfig:
+    """Half as deep again, rounded to an even number."""
+    try:
+        count = find_layers(source.config, type(source)).count
+    except BootstrapError:
+        count = LAYERS
+    return GrowthConfig(num_hidden_layers=count + (count // 4) * 2 + count % 2, depth_method="solar")
 
 
 def _result(check: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -75,7 +89,7 @@ def _spell(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:400]
 
 
-def _depth(source: PreTrainedModel, ids: Tensor, growth: GrowthConfig) -> dict[str, Any]:
+def _depth(source: PreTrainedModel, ids: Tensor, growth: GrowthConfig, *, reload: bool) -> dict[str, Any]:
     plan = plan_growth(source.config, growth, model_class=type(source))
     grown = grow_model(source, plan).eval()
     layers = find_layers(source.config, type(source))
@@ -83,8 +97,7 @@ def _depth(source: PreTrainedModel, ids: Tensor, growth: GrowthConfig) -> dict[s
     reference = source if growth.keeps_function else assembled_by_hand(source, plan, layers)
     if not growth.keeps_function:
         _check_equal_layers(source, grown, plan, layers)
-    error = _compare(grown, reference, ids, reload=growth.depth_method in ("interpose", "solar"))
-    return {"error": error}
+    return {"error": _compare(grown, reference, ids, reload=reload)}
 
 
 def _width(source: PreTrainedModel, ids: Tensor, expected: Tensor) -> dict[str, Any]:
@@ -102,6 +115,35 @@ def _width(source: PreTrainedModel, ids: Tensor, expected: Tensor) -> dict[str, 
         except NotCertified as error:
             raise NotCertified(f"{error} at {factors}") from None
     return {"error": worst, "cases": len(FACTORS) - len(refused)}
+
+
+def _disk(source: PreTrainedModel, depth: dict[str, Any], width: dict[str, Any]) -> dict[str, Any]:
+    """Growth on disk against growth in memory: the same names, the same bits, and a loader that misses nothing."""
+    depths = {**DEPTHS, "solar": _solar(source)}
+    growths = [depths[name] for name, found in depth.items() if found["verdict"] == "certified"][:1]
+    growths += [GrowthConfig(width=2)] if width["verdict"] == "certified" else []
+    if not growths:
+        raise UnsupportedModelError("no growth of this type is certified in memory.")
+    for growth in growths:
+        grown = grow_model(source, plan_growth(source.config, growth, model_class=type(source)))
+        with tempfile.TemporaryDirectory() as name:
+            base, ours, theirs = (Path(name) / folder for folder in ("base", "ours", "theirs"))
+            source.save_pretrained(base)
+            grow_checkpoint(base, ours, growth)
+            grown.save_pretrained(theirs)
+            left, right = _stored(ours), _stored(theirs)
+            if set(left) != set(right):
+                raise NotCertified(f"on disk {sorted(set(left) ^ set(right))[0]} is in one of two")
+            if wrong := [key for key in left if not torch.equal(left[key], right[key])]:
+                raise NotCertified(f"on disk {wrong[0]} is not what growth in memory makes")
+            _, found = type(source).from_pretrained(ours, output_loading_info=True)
+            if any(found[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")):
+                raise NotCertified(f"the grown checkpoint loads with {found}")
+    return {"cases": len(growths)}
+
+
+def _stored(folder: Path) -> dict[str, Tensor]:
+    return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
 
 
 def assembled_by_hand(source: PreTrainedModel, plan: GrowthPlan, layers: Layers) -> PreTrainedModel:

@@ -27,6 +27,9 @@ outside the growth code.
   and load. The error is the largest difference over these, relative to the largest logit: up to 1e-9 where all is
   computed in float64, up to 2e-6 where modules compute in float32 whatever the dtype. Runs that the architecture
   itself does not support (no cache, NaN under padding in float64) are left out. Images and sound are not tried.
+- **Disk** is certified when `grow_checkpoint`, depth by the first certified method and width x2 where it is certified,
+  writes the names and the bits that `save_pretrained` writes of the model grown in memory, and `from_pretrained` loads
+  them without a missing or unexpected key.
 - **Refused** gives the reason a user sees, below.
 - **Not certified**: the plan is made, but the grown model is not the same; `bootstrap_from_pretrained` finds that
   out and raises `VerificationError`.
@@ -36,8 +39,8 @@ outside the growth code.
 |---|---|
 {counts}
 
-| type | depth | identity | width |
-|---|---|---|---|
+| type | depth | identity | width | disk |
+|---|---|---|---|---|
 {rows}
 
 ## Reasons
@@ -55,7 +58,7 @@ def table(results: dict[str, dict[str, Any]], types: Sequence[str]) -> str:
     for name, result in sorted(results.items()):
         if result["built"]:
             counts["not built here"] += 1
-            rows.append(f"| {name} | not built here | not built here | not built here |")
+            rows.append(f"| {name} | not built here | not built here | not built here | not built here |")
             reasons.append(f"- **{name}**, not built here: {_text(result['built'])}")
             continue
         depth = {m: result["depth"][m] for m in METHODS[:-1]}
@@ -68,14 +71,16 @@ def table(results: dict[str, dict[str, Any]], types: Sequence[str]) -> str:
             cell = f"{max(depth[m]['error'] for m in certified):.0e}"
             cell += "" if len(certified) == len(depth) else f" ({', '.join(certified)})"
         cells = [cell]
-        for what, answer in (("identity", result["depth"]["identity"]), ("width", result["width"])):
+        for what, answer in (("identity", result["depth"]["identity"]), *((w, result[w]) for w in ("width", "disk"))):
             verdict = answer["verdict"].replace("WRONG", "not certified")
             counts[f"{what} {verdict}"] += 1
             cases = f" ({answer['cases']} cases)" if "cases" in answer else ""
-            cells.append(f"{answer['error']:.0e}{cases}" if verdict == "certified" else verdict)
+            cells.append(
+                verdict if verdict != "certified" else f"{answer['error']:.0e}{cases}" if "error" in answer else "same"
+            )
         rows.append(f"| {name} | {' | '.join(cells)} |")
         failed = {**{m: depth[m] for m in depth if m not in certified}, "identity": result["depth"]["identity"]}
-        failed["width"] = result["width"]
+        failed |= {what: result[what] for what in ("width", "disk")}
         said: dict[str, list[str]] = {}
         for what, answer in failed.items():
             if answer["verdict"] != "certified":

@@ -17,7 +17,7 @@ def square():
 
 
 def trained(model, rates):
-    """Logits after five steps of Adam with a rate for every tensor; no epsilon, so gradients of any size count alike."""
+    """Logits after five steps of Adam with a rate for every tensor; no epsilon: gradients of any size count alike."""
     groups = [{"params": [p], "lr": 1e-2 * rates.get(name, 1.0)} for name, p in model.named_parameters()]
     optimizer = torch.optim.AdamW(groups, eps=1e-30, weight_decay=0)
     for step in range(5):

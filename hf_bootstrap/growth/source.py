@@ -1,0 +1,112 @@
+"""Where a source lies and how it may be read: a folder, or a name on the Hub; whose code may be run, and which."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+
+from ..errors import GrowthError, StoreError, UnsupportedModelError
+from ..store import read_json
+from .checkpoint import real_file
+
+__all__ = ["find_source", "open_config", "remote_class"]
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+# What a checkpoint is made of; pickles are fetched only where they may be read.
+_FETCHED = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.py", "*.tiktoken", "*.vocab", "*.spm"]
+
+
+def find_source(
+    source: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+) -> Path:
+    """The folder of a source, fetched from the Hub where it is a name there.
+
+    Args:
+        source: a folder, or a name such as "org/model".
+        revision: on the Hub: a branch, tag or commit; default: the main branch.
+        trust_remote_code: the checkpoint's own code may be run. Only with a commit that pins what it is.
+        allow_pickle: fetch pickled weights too.
+
+    Raises:
+        GrowthError: code is trusted without a pinned commit, or a revision is given for a folder.
+        StoreError: the name is neither a folder nor to be had from the Hub.
+    """
+    name, folder = os.fspath(source), Path(os.path.abspath(source))
+    local = folder.is_dir() or not _HUB_NAME.fullmatch(name)
+    if trust_remote_code and (local or not _COMMIT.fullmatch(revision or "")):
+        what = "a folder has no revision" if local else f"the revision is {revision!r}"
+        raise GrowthError(
+            f"trust_remote_code runs code that came with {name!r}, and {what}, so nobody can say which code. Give a "
+            "name on the Hub and revision=COMMIT (40 hexadecimal digits) of code you have read."
+        )
+    if local:
+        if revision is not None:
+            raise GrowthError(f"revision={revision!r} is for a name on the Hub, and {name!r} is a path.")
+        return folder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = [*_FETCHED, "*.bin"] if allow_pickle else _FETCHED
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise StoreError(
+            f"{name!r} is not a folder here, and could not be fetched from the Hub: "
+            f"{' '.join(str(error).split())[:300]} Check the name and the connection, or `hf download` it first."
+        ) from error
+
+
+def open_config(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """The config of a checkpoint folder; no code of it is run unless it is trusted.
+
+    Raises:
+        UnsupportedModelError: quantised, an encoder-decoder, or nothing transformers knows.
+        StoreError: there is none.
+    """
+    record = read_json(real_file(folder / "config.json"))
+    if quantised := record.get("quantization_config"):
+        method = quantised.get("quant_method", "quantised") if isinstance(quantised, dict) else "quantised"
+        raise UnsupportedModelError(
+            f"{folder} holds quantised weights ({method}): the shares of a copy cannot add up to a number that is "
+            "stored with a scale for its whole block, and the names on disk are those of the method. Grow the original "
+            "weights and quantise the result."
+        )
+    if trust_remote_code:
+        _check_own_code(folder, record)
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=trust_remote_code
+        )
+    except Exception as error:  # a config class may refuse a value in any way it likes
+        raise UnsupportedModelError(f"{folder / 'config.json'} cannot be used: {error}") from error
+    if config.is_encoder_decoder:
+        raise UnsupportedModelError(f"{folder} is an encoder-decoder; growth is for decoder-only language models.")
+    return config
+
+
+def remote_class(folder: Path, config: PreTrainedConfig) -> type[PreTrainedModel] | None:
+    """The model class a trusted checkpoint brings with it; None where transformers has its own."""
+    name = (getattr(config, "auto_map", None) or {}).get("AutoModelForCausalLM")
+    if name is None:
+        return None
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+    found: Any = get_class_from_dynamic_module(name, folder, local_files_only=True)
+    return found  # type: ignore[no-any-return]
+
+
+def _check_own_code(folder: Path, record: dict[str, Any]) -> None:
+    """Code of another repository is not pinned by this one's commit."""
+    for name in (record.get("auto_map") or {}).values():
+        if any("--" in str(part) for part in (name if isinstance(name, list) else [name])):
+            raise GrowthError(
+                f"{folder / 'config.json'} takes its code from another repository ({name}), which the pinned commit "
+                "says nothing about. Copy that code beside the weights after reading it."
+            )
