@@ -56,8 +56,9 @@ def folder(tmp_path_factory):
 def run(folder, processes, steps):
     output = folder / f"out-{processes}-{steps}"
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] * (processes > 1)
+    arguments = [str(folder), str(output), str(4 // processes), str(steps)]
     done = subprocess.run(
-        [sys.executable, *launcher, str(folder / "train.py"), str(folder), str(output), str(4 // processes), str(steps)],
+        [sys.executable, *launcher, str(folder / "train.py"), *arguments],
         env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
