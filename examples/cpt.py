@@ -91,7 +91,7 @@ def main() -> None:
     )
     base = bootstrap_from_pretrained(given.model_name_or_path or LlamaForCausalLM(tiny), GrowthConfig())  # as it is
     model = bootstrap_from_pretrained(base, growth)
-    kernel = attention.choose_attention()
+    kernel = attention.choose_attention(dtype=None if args.bf16 or args.fp16 else model.dtype)
     model.set_attn_implementation(kernel.name)
     if given.isolate_documents:
         check_isolation(model)
