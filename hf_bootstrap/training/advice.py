@@ -133,6 +133,8 @@ def _peak(n_params: int, base: int, tokens: int, batch: int, known: float | None
     best_batch = 0.2920 * compute**0.3271
     share = min(1.0, math.sqrt(batch / best_batch))
     formula = f"0.3118 C^-0.125, C = 6 N (D1 + D2) = {compute:.2g}"
+    if compute < _FITTED_FROM:
+        formula += f", at most its value at {_FITTED_FROM:.0e}"
     source = _DEEPSEEK
     if share < 1:
         formula += f", times sqrt(batch / {format_count(best_batch)}) = {share:.2f}"
@@ -141,9 +143,10 @@ def _peak(n_params: int, base: int, tokens: int, batch: int, known: float | None
     if not _FITTED_FROM <= compute <= _USED_TO:
         notes.append(
             f"the peak's formula was fitted from {_FITTED_FROM:.0e} FLOPs on and used to {_USED_TO:.0e}; this is "
-            f"{compute:.1e}. At 5e11 it asked for 2.8 times the best rate (docs/guides/training.md): try lower ones."
+            f"{compute:.1e}: try half and twice the rate."
         )
-    return Choice(value=0.3118 * compute**-0.125 * share, formula=formula, source=source), notes
+    # Carried on below the range it was fitted in, it asks for too much: 2.8 times the best rate at 5e11 FLOPs.
+    return Choice(value=0.3118 * max(compute, _FITTED_FROM) ** -0.125 * share, formula=formula, source=source), notes
 
 
 def _rewarm(tokens: int, batch: int, decayed: bool, reset: bool, beta2: float) -> Choice:

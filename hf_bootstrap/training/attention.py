@@ -1,5 +1,6 @@
 """Which attention implementation runs here, and why; the answer is stored in every point."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,18 +16,49 @@ class Attention:
     reason: str
 
 
-def choose_attention(asked: str | None = None) -> Attention:
-    """Take what was asked for, else FlashAttention where a GPU and the package are, else PyTorch's own.
+def choose_attention(asked: str | None = None, *, dtype: torch.dtype | None = None) -> Attention:
+    """Take what was asked for, else the newest FlashAttention package that this GPU can run, else PyTorch's sdpa.
 
     Args:
         asked: a value of transformers' `attn_implementation`.
+        dtype: of the computation; FlashAttention knows no float32. None when not known, and then it is not asked.
+
+    Returns:
+        The choice; where a package was passed over, the reason says which and why.
     """
     if asked is not None:
         return Attention(name=asked, reason="asked for")
     if not torch.cuda.is_available():
         return Attention(name="sdpa", reason="no GPU here; transformers' default")
-    from transformers.utils.import_utils import is_flash_attn_2_available
+    if dtype not in (None, torch.float16, torch.bfloat16):
+        return Attention(name="sdpa", reason=f"FlashAttention knows no {str(dtype).removeprefix('torch.')}")
+    capability = torch.cuda.get_device_capability()
+    passed = []
+    for name, least, is_there in _packages():
+        if not is_there():
+            passed.append(f"{name} is not installed")
+        elif capability < least:
+            passed.append(
+                f"{name} needs compute capability {least[0]}.{least[1]}, this GPU has {'.'.join(map(str, capability))}"
+            )
+        else:
+            return Attention(
+                name=name, reason="; ".join(["the newest that is installed and runs on this GPU", *passed])
+            )
+    return Attention(
+        name="sdpa", reason=f"{'; '.join(passed)}; sdpa has PyTorch's own flash kernel for blocks without a mask"
+    )
 
-    if is_flash_attn_2_available():
-        return Attention(name="flash_attention_2", reason="flash-attn is installed and a GPU is here")
-    return Attention(name="sdpa", reason="flash-attn is not installed; PyTorch's sdpa has its own flash kernel on GPU")
+
+def _packages() -> list[tuple[str, tuple[int, int], Callable[[], bool]]]:
+    """Name, least compute capability, and whether it is installed; newest first."""
+    from transformers.utils import import_utils
+
+    def asked(question: str) -> Callable[[], bool]:
+        return getattr(import_utils, question, lambda: False)
+
+    return [
+        ("flash_attention_4", (9, 0), asked("is_flash_attn_4_available")),
+        ("flash_attention_3", (8, 0), asked("is_flash_attn_3_available")),
+        ("flash_attention_2", (8, 0), asked("is_flash_attn_2_available")),
+    ]

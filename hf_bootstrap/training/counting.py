@@ -26,6 +26,7 @@ class ModelSize:
         active: used for one token; None where experts make it unknown here.
         matmul: weights in matrix products, output head included even if tied.
         layers, attention_width: for the attention term; None where the config does not say.
+        is_whole: whether all of it is trained; frozen weights have no gradient to compute, and no formula here.
     """
 
     total: int
@@ -34,10 +35,11 @@ class ModelSize:
     matmul: int
     layers: int | None
     attention_width: int | None
+    is_whole: bool = True
 
     def flops_per_token(self, sequence_length: int) -> float | None:
-        """Training FLOPs of one token by `FLOPS_FORMULA`; None where the model's shape is not known."""
-        if self.layers is None or self.attention_width is None or self.active is None:
+        """Training FLOPs of one token by `FLOPS_FORMULA`; None where its shape is not known or a part is frozen."""
+        if self.layers is None or self.attention_width is None or self.active is None or not self.is_whole:
             return None
         return training_flops_per_token(self.matmul, self.layers, self.attention_width, sequence_length)
 
@@ -63,6 +65,7 @@ def measure_size(model: Any) -> ModelSize:
         matmul=non_embedding - vectors + (0 if head is None else head.weight.numel()),
         layers=getattr(config, "num_hidden_layers", None),
         attention_width=heads * width if heads and width else None,
+        is_whole=all(parameter.requires_grad for parameter in model.parameters()),
     )
 
 

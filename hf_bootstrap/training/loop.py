@@ -45,7 +45,7 @@ def run_one(folder: RunFolder, report: Callable[[int], None] | None = None, *, s
     spec = folder.spec()
     arguments = _arguments(folder, spec)  # first, for it brings the processes together
     set_seed(spec.seed)
-    attention = choose_attention(spec.attention)
+    attention = choose_attention(spec.attention, dtype=getattr(torch, spec.dtype))
     model, growth = _make_model(folder, spec, attention)
     n_params_base = growth["n_params_base"] if growth else (model.num_parameters() if spec.base_tokens else None)
     schedule = Schedule(tokens=spec.tokens, warmup_tokens=spec.warmup_tokens, decay_tokens=spec.decay_tokens)

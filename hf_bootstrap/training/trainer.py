@@ -20,12 +20,14 @@ class TokenTrainer(Trainer):
     """A Trainer with the rate as a function of trained tokens.
 
     Args:
-        schedule: the rate over tokens.
+        schedule: the rate over tokens; None leaves it to Trainer's `lr_scheduler_type`.
         batch_tokens: trained tokens of one step, all processes.
         width_factor: k of a width growth: see `scale_matrices`.
     """
 
-    def __init__(self, *args: Any, schedule: Schedule, batch_tokens: int, width_factor: int = 1, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, schedule: Schedule | None, batch_tokens: int, width_factor: int = 1, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         for callback in list(self.callback_handler.callbacks):
             if isinstance(callback, ScalingCallback):
@@ -40,11 +42,13 @@ class TokenTrainer(Trainer):
             scale_matrices(optimizer, self.model, self._width_factor)
         return optimizer
 
-    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Make the schedule; on resume only its position comes from the checkpoint, so a branch may decay."""
-        batch = self._batch_tokens
+        schedule, batch = self._schedule, self._batch_tokens
+        if schedule is None:
+            return super().create_scheduler(num_training_steps, optimizer)
         target: Any = optimizer or self.optimizer
-        self.lr_scheduler = LambdaLR(target, lambda step: self._schedule.factor(step * batch, batch))
+        self.lr_scheduler = LambdaLR(target, lambda step: schedule.factor(step * batch, batch))
         self._created_lr_scheduler = True
         return self.lr_scheduler
 

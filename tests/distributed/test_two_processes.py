@@ -18,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArgumen
 from hf_bootstrap import ScalingCallback
 from hf_bootstrap.training.data import PackedBlocks
 
-data, output, batch = sys.argv[1:]
+data, output, batch, steps = sys.argv[1:]
 torch.set_num_threads(1)
 set_seed(0)
 model = LlamaForCausalLM(LlamaConfig(
@@ -28,10 +28,10 @@ model = LlamaForCausalLM(LlamaConfig(
 ragged = [{"input_ids": torch.arange(3 + i) % 300} for i in range(7)]
 callback = ScalingCallback(
     {"held": PackedBlocks(data + "/held.safetensors", 16, keep_tail=True), "ragged": ragged},
-    base_tokens=5000, marks=[0, 320],
+    base_tokens=5000, marks=[0, 320, 8000, 20000],
 )
 arguments = TrainingArguments(
-    output_dir=output, max_steps=12, per_device_train_batch_size=int(batch), learning_rate=5e-4, report_to=[],
+    output_dir=output, max_steps=int(steps), per_device_train_batch_size=int(batch), learning_rate=5e-4, report_to=[],
     save_strategy="no", use_cpu=True, disable_tqdm=True, train_sampling_strategy="sequential",
 )
 trainer = Trainer(
@@ -53,11 +53,12 @@ def folder(tmp_path_factory):
     return folder
 
 
-def run(folder, processes):
-    output = folder / f"out-{processes}"
+def run(folder, processes, steps):
+    output = folder / f"out-{processes}-{steps}"
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] * (processes > 1)
+    arguments = [str(folder), str(output), str(4 // processes), str(steps)]
     done = subprocess.run(
-        [sys.executable, *launcher, str(folder / "train.py"), str(folder), str(output), str(4 // processes)],
+        [sys.executable, *launcher, str(folder / "train.py"), *arguments],
         env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
@@ -67,9 +68,11 @@ def run(folder, processes):
     return read.points
 
 
-def test_two_processes_leave_the_points_of_one(folder):
-    one, two = run(folder, 1), run(folder, 2)
-    assert [p.world_size for p in (*one, *two)] == [1, 1, 1, 2, 2, 2]
+@pytest.mark.parametrize("steps", [12, pytest.param(500, marks=pytest.mark.slow)])
+def test_two_processes_leave_the_points_of_one(folder, steps):
+    one, two = run(folder, 1, steps), run(folder, 2, steps)
+    assert ({p.world_size for p in one}, {p.world_size for p in two}) == ({1}, {2})
+    assert one[-1].tokens == steps * 64
     for single, double in zip(one, two, strict=True):
         same = ("step", "tokens", "tokens_seen", "token_slots", "phase", "base_tokens", "n_params")
         assert [getattr(single, name) for name in same] == [getattr(double, name) for name in same]

@@ -21,9 +21,13 @@ WIKITEXT = SHARED / "data/corpora/wikitext-2/valid.txt.gz"
 OFFLINE = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
 
 
-def run(folder, *arguments, launcher=()):
+def start(folder, *arguments, launcher=()):
     command = [sys.executable, *launcher, str(ROOT / "examples/cpt.py"), "--output_dir", "out", *arguments]
-    done = subprocess.run(command, cwd=folder, env=OFFLINE, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(command, cwd=folder, env=OFFLINE, capture_output=True, text=True, timeout=300, check=False)
+
+
+def run(folder, *arguments, launcher=()):
+    done = start(folder, *arguments, launcher=launcher)
     assert done.returncode == 0, done.stdout + done.stderr
     read = read_points(folder / "out/points.jsonl")
     assert not read.problems
@@ -71,3 +75,21 @@ def test_a_real_checkpoint_grows_and_learns_wikitext(tmp_path, text, growth):
     saved = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert saved.num_parameters() == point.n_params
     assert (point.n_params > 260_032) == (growth is not None)
+
+
+def test_replay_isolation_and_a_lora_reach_the_points_and_another_text_is_refused(tmp_path, text):
+    if not STORIES.exists():
+        pytest.skip(f"{STORIES} is not here; set HF_BOOTSTRAP_SHARED to the folder with the test checkpoint")
+    (tmp_path / "stories.txt").write_text("Once upon a time there was a little dog. It ran in the park. " * 300)
+    flags = ["--model_name_or_path", str(STORIES.resolve()), "--base_tokens", "6.5e9", "--max_tokens", "20k", *text]
+    flags += ["--replay_file", "stories.txt", "--base_validation_file", "stories.txt", "--isolate_documents"]
+    flags += ["--lora_r", "4", "--forecast", "--save_steps", "20"]
+    (point,) = run(tmp_path, *flags)
+    assert (point.method, point.replay_ratio, set(point.eval)) == ("lora", 0.05, {"held_out", "held_out_base"})
+    assert (point.packing, point.optimizer_reset) == ("joined by end-of-text, documents isolated by position_ids", True)
+    assert point.rewarm_tokens > 0
+    assert (tmp_path / "out/adapter_model.safetensors").exists()
+    (tmp_path / "train.txt").write_text("Another text.")
+    done = start(tmp_path, *flags)
+    assert done.returncode != 0
+    assert "the folder belongs to another run" in done.stderr
