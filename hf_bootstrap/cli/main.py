@@ -15,6 +15,8 @@ from .env import env
 from .fit import fit
 from .grow import grow
 from .predict import predict
+from .publish import publish
+from .pull import pull
 from .verify import verify
 
 __all__ = ["app", "main"]
@@ -42,7 +44,7 @@ def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for _command in (demo, grow, verify, fit, compare, predict, decide, env):
+for _command in (demo, grow, verify, fit, compare, predict, decide, publish, pull, env):
     app.command()(_stoppable(_command))
 
 
