@@ -19,7 +19,7 @@ def run(*arguments):
 
 
 def test_the_commands_are_those_the_documentation_speaks_of():
-    assert COMMANDS == ["compare", "decide", "demo", "env", "fit", "grow", "predict", "verify"]
+    assert COMMANDS == ["compare", "decide", "demo", "env", "fit", "grow", "predict", "publish", "pull", "verify"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
