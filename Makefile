@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 QUIET := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false MPLBACKEND=agg
 PYTEST := $(QUIET) $(BIN)/python -m pytest -n 2
 
-.PHONY: help demo test test-docs test-all check bench architectures clean
+.PHONY: help demo test test-docs test-all check bench architectures cards clean
 .DELETE_ON_ERROR:
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make check      ruff and mypy"
 	@echo "make bench      what is measured, not asserted"
 	@echo "make architectures  grow every causal language model transformers knows, ten minutes: docs/architectures.md"
+	@echo "make cards      the cards in model_cards/, from published coefficients and the demo's points"
 	@echo "make clean      remove .venv, caches and build folders; results stay"
 
 demo: .venv/installed
@@ -45,6 +46,9 @@ bench: .venv/installed
 architectures: .venv/installed-for-tests
 	mkdir -p build
 	$(QUIET) $(BIN)/python -m tests.growth.coverage --results build/architectures.jsonl --write docs/architectures.md
+
+cards: .venv/installed
+	$(QUIET) $(BIN)/python model_cards/make_cards.py
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

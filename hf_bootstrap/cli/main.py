@@ -15,6 +15,8 @@ from .env import env
 from .fit import fit
 from .grow import grow
 from .predict import predict
+from .publish import publish
+from .pull import pull
 from .run import run
 from .verify import verify
 
@@ -43,7 +45,7 @@ def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
     return stoppable
 
 
-for _command in (demo, grow, verify, run, fit, compare, predict, decide, env):
+for _command in (demo, grow, verify, run, fit, compare, predict, decide, publish, pull, env):
     app.command()(_stoppable(_command))
 
 

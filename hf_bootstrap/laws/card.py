@@ -94,8 +94,13 @@ def card_text(
         comparison=None if comparison is None else _comparison(comparison),
         comparison_note="" if comparison is None else " ".join(comparison.notes),
         provenance=_provenance(fitted, points),
-        citation=Markdown("\n".join([f"- The form: {plain(inner.source)}.", f"- {_FOUNDING}"])),
+        citation=_citation(fitted, inner.source),
     )
+
+
+def _citation(law: FittedLaw, source: str) -> Markdown:
+    two_stages = {"base_tokens", "tokens"} <= set(law.form.columns)
+    return Markdown("\n".join([f"- The form: {plain(source)}.", *([f"- {_FOUNDING}"] if two_stages else [])]))
 
 
 def _symbol(name: str, law: FittedLaw) -> str:
@@ -231,6 +236,12 @@ def _provenance(law: FittedLaw, points: Points | None) -> Markdown:
 
 
 def _example(law: FittedLaw) -> str:
-    middle = {name: format(float((low * high) ** 0.5), ".2g") for name, (low, high) in law.ranges.items()}
+    middle = {name: _written((low * high) ** 0.5) for name, (low, high) in law.ranges.items()}
     usual = {"mixture_ratio": "0.5"}
     return ", ".join(f"{name}={middle.get(name, usual.get(name, '1e9'))}" for name in law.form.columns)
+
+
+def _written(value: float) -> str:
+    """Two digits as a person types them: 5.2e5."""
+    digits, _, exponent = f"{value:.1e}".partition("e")
+    return f"{digits.removesuffix('.0')}e{int(exponent)}" if abs(int(exponent)) > 3 else f"{value:.2g}"

@@ -74,6 +74,7 @@ def push_law(
     create_pr: bool = False,
     comparison: Comparison | None = None,
     metadata: Mapping[str, Any] | None = None,
+    patience: float = 300.0,
     say: Say | None = None,
 ) -> Pushed:
     """One commit with all of a law's files; see `ScalingLaw.push_to_hub`."""
@@ -85,11 +86,19 @@ def push_law(
         create_pr=create_pr,
         message=f"Law {law.fitted.form.name} with its card and planner",
         owned=_OWNED,
+        patience=patience,
         say=say,
     )
 
 
-def push_planner(law: "ScalingLaw", repo_id: str, *, private: bool | None = None, say: Say | None = None) -> Pushed:
+def push_planner(
+    law: "ScalingLaw",
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    patience: float = 300.0,
+    say: Say | None = None,
+) -> Pushed:
     """The planner as a static Space: a page without a server behind it."""
     from ..hub.cards import front_matter
 
@@ -97,5 +106,12 @@ def push_planner(law: "ScalingLaw", repo_id: str, *, private: bool | None = None
     card = f"{front_matter({**metadata, 'tags': ['scaling-law', 'hf-bootstrap']})}\n\nMade by hf-bootstrap.\n"
     files: dict[str, Content] = {"README.md": card.encode(), "index.html": law.to_html().encode()}
     return push_files(
-        files, repo_id, kind="space", private=private, space_sdk="static", message="Planner of a law", say=say
+        files,
+        repo_id,
+        kind="space",
+        private=private,
+        space_sdk="static",
+        message="Planner of a law",
+        patience=patience,
+        say=say,
     )

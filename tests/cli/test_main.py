@@ -19,7 +19,9 @@ def run(*arguments):
 
 
 def test_the_commands_are_those_the_documentation_speaks_of():
-    assert COMMANDS == ["compare", "decide", "demo", "env", "fit", "grow", "predict", "run", "verify"]
+    assert COMMANDS == [
+        "compare", "decide", "demo", "env", "fit", "grow", "predict", "publish", "pull", "run", "verify"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS)

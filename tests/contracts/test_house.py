@@ -23,7 +23,7 @@ FLOORS = [
     {"hub"},
     {"growth", "laws"},
     {"training", "study"},
-    {"demo", "advise"},
+    {"demo", "advise", "publish"},
     {"cli"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -313,18 +313,29 @@ def _info(call, body, kind, repo_id, revision=None):
 
 
 def _tree(call, body, kind, repo_id, revision, sub=None):
-    files = call.repo(kind, repo_id).at(revision).files
-    rows = [file.listing(path) for path, file in files.items() if path.startswith(f"{sub}/" if sub else "")]
-    if sub and not rows:
+    files, prefix = call.repo(kind, repo_id).at(revision).files, f"{sub}/" if sub else ""
+    below = {path: file for path, file in files.items() if path.startswith(prefix)}
+    if sub and not below:
         raise Refused(404, "Entry not found", "EntryNotFound")
-    return _json(rows)
+    rows = [file.listing(path) for path, file in below.items()]
+    if call.asked.get("recursive", "").lower() in ("true", "1"):
+        return _json(rows)
+    folders = {prefix + path.removeprefix(prefix).split("/")[0] for path in below if "/" in path.removeprefix(prefix)}
+    return _json(
+        [row for row in rows if "/" not in row["path"].removeprefix(prefix)] + [*map(_folder, sorted(folders))]
+    )
+
+
+def _folder(path):
+    return {"type": "directory", "path": path, "oid": "0" * 40, "size": 0}
 
 
 def _paths_info(call, body, kind, repo_id, revision):
     asked = call.headers.get("Content-Type", "")
     paths = json.loads(body)["paths"] if "json" in asked else parse_qs(body.decode())["paths"]
     files = call.repo(kind, repo_id).at(revision).files
-    return _json([files[path].listing(path) for path in paths if path in files])
+    folders = [path for path in paths if any(name.startswith(f"{path}/") for name in files)]
+    return _json([files[path].listing(path) for path in paths if path in files] + [*map(_folder, folders)])
 
 
 def _refs(call, body, kind, repo_id):

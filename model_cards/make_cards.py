@@ -1,0 +1,75 @@
+"""Makes the laws and cards of this folder: python model_cards/make_cards.py [OUT].
+
+Published coefficients as their papers print them, and the laws of the demo from the points in docs/demo.
+"""
+
+import math
+import sys
+from pathlib import Path
+
+from hf_bootstrap import ScalingLaw
+from hf_bootstrap.laws.card import card_text
+from hf_bootstrap.laws.law_file import write_law
+
+HERE = Path(__file__).parent
+DEMO = HERE.parent / "docs" / "demo"
+
+# Name -> title, form, parameters (raw tokens, raw parameters, natural logs, nats per token).
+PUBLISHED = {
+    "chinchilla-hoffmann": (
+        "Chinchilla, as first published (Hoffmann et al. 2022, arXiv:2203.15556, approach 3; Huber)",
+        "chinchilla",
+        {"A": 406.4, "B": 410.7, "E": 1.69, "alpha": 0.34, "beta": 0.28},
+    ),
+    "chinchilla-huber": (
+        "Chinchilla, fitted anew (Besiroglu et al. 2024, arXiv:2404.10102; Huber)",
+        "chinchilla",
+        {"A": 482.01, "B": 2085.43, "E": 1.8172, "alpha": 0.3478, "beta": 0.3658},
+    ),
+    "chinchilla-least-squares": (
+        "Chinchilla, the same 240 points by least squares of log loss (our optimum; points of arXiv:2404.10102)",
+        "chinchilla",
+        {"A": 593.3, "B": 4875.6, "E": 1.8645, "alpha": 0.3603, "beta": 0.4059},
+    ),
+    "upcycling": (
+        "Upcycling of dense models into mixtures of experts (Liew et al. 2025, arXiv:2502.03009, table 2)",
+        "bootstrap_n",
+        {"A": 16.3, "alpha1": 0.043, "alpha2": 0.085, "alpha3": 7.98e-4, "B": 8.53, "beta": 0.112, "E": 0.165},
+    ),
+    "data-constrained": (
+        "Repeated data (Muennighoff et al. 2023, arXiv:2305.16264)",
+        "data_constrained",
+        {
+            "A": math.exp(6.255414),
+            "B": math.exp(7.3049974),
+            "E": math.exp(0.6254804),
+            "alpha": 0.3526596,
+            "beta": 0.3526596,
+            "R_D": 15.387756,
+            "R_N": 5.309743,
+        },
+    ),
+}
+DEMOS = {
+    "demo-continue": ("The demo: continued pretraining of a 100k-parameter Llama", "continue"),
+    "demo-stack": ("The demo: a 100k-parameter Llama stacked to twice its depth", "stack"),
+    "demo-expand-split": ("The demo: a 100k-parameter Llama split to twice its width", "expand-split"),
+}
+
+
+def make(out: Path) -> list[Path]:
+    """Write every law with its card; returns the cards."""
+    laws = {name: (title, ScalingLaw.from_params(form, **params)) for name, (title, form, params) in PUBLISHED.items()}
+    laws |= {name: (title, ScalingLaw().fit(DEMO / f"{file}.jsonl")) for name, (title, file) in DEMOS.items()}
+    cards = []
+    for name, (title, law) in laws.items():
+        folder = out / name
+        folder.mkdir(parents=True, exist_ok=True)
+        write_law(law.fitted, folder / "law.json")
+        cards.append(folder / "README.md")
+        cards[-1].write_text(card_text(law, address=f"model_cards/{name}", title=title), encoding="utf-8")
+    return cards
+
+
+if __name__ == "__main__":
+    print(*make(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE), sep="\n")
