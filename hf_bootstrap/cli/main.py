@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import BootstrapError
+from . import study
 from .compare import compare
 from .decide import decide
 from .demo import demo
@@ -41,6 +42,11 @@ def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
 
     return run
 
+
+_study = typer.Typer(help="Many runs from one file: plan, run, watch, report.", no_args_is_help=True)
+for _part in (study.plan, study.run, study.status, study.report, study.points, study.emit):
+    _study.command()(_stoppable(_part))
+app.add_typer(_study, name="study")
 
 for _command in (demo, grow, verify, fit, compare, predict, decide, env):
     app.command()(_stoppable(_command))
