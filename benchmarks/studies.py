@@ -1,4 +1,4 @@
-"""What planning and ordering a study costs: CPU seconds to plan 10,000 runs, and the share of time not spent in runs."""
+"""What planning a study costs: CPU seconds for 10,000 runs."""
 
 import os
 import sys

@@ -102,10 +102,11 @@ class JobWindow:
             raise StudyError("Jobs need submitit. Install hf_bootstrap[study].") from error
         self.workers = workers
         self._command = list(command)
-        self._executor = submitit.AutoExecutor(folder=Path(study) / "jobs", cluster=executor)
         # A preempted run goes on from its checkpoint, however often.
-        limits = {"slurm_array_parallelism": workers, "slurm_max_num_timeout": 100} if executor == "slurm" else {}
-        self._executor.update_parameters(name="study", timeout_min=24 * 60, **{**limits, **(options or {})})
+        often = {"slurm_max_num_timeout": 100} if executor == "slurm" else {}
+        self._executor = submitit.AutoExecutor(folder=Path(study) / "jobs", cluster=executor, **often)
+        limits = {"slurm_array_parallelism": workers} if executor == "slurm" else {}
+        self._executor.update_parameters(**{"name": "study", "timeout_min": 24 * 60, **limits, **(options or {})})
         self._asked: list[RunFolder] = []
         self._jobs: dict[str, tuple[Any, RunFolder]] = {}
 
