@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import BootstrapError
+from . import study
 from .compare import compare
 from .decide import decide
 from .demo import demo
@@ -44,6 +45,11 @@ def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
 
     return stoppable
 
+
+_study = typer.Typer(help="Many runs from one file: plan, run, watch, report.", no_args_is_help=True)
+for _part in (study.plan, study.run, study.status, study.report, study.points, study.emit):
+    _study.command()(_stoppable(_part))
+app.add_typer(_study, name="study")
 
 for _command in (demo, grow, verify, run, fit, compare, predict, decide, publish, pull, env):
     app.command()(_stoppable(_command))

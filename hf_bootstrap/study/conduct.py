@@ -12,9 +12,12 @@ from ..errors import StudyError
 from ..records import RunSpec, ScalingPoint
 from ..store import lock, read_json
 from ..units import format_bytes
+from .cluster import JobWindow
 from .config import StudyConfig
 from .corpora import Tokens, placeholder_facts, prepare_text
 from .costs import checkpoint_bytes, shapes, tokens_needed
+from .emit import job_command
+from .points import best_rates, with_replay
 from .run import run_study
 from .runs import known_runs, study_runs
 
@@ -30,6 +33,10 @@ def conduct_study(
     corpora: str | Path | None = None,
     workers: int = 2,
     retries: int = 1,
+    only: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    executor: str | None = None,
+    options: Mapping[str, Any] | None = None,
     say: Callable[[str], None] = print,
 ) -> list[ScalingPoint]:
     """Carry out what is missing of a study; see `run_study` for how.
@@ -41,18 +48,25 @@ def conduct_study(
         corpora: folder that `files` of the texts start from.
         workers: processes at a time, one thread each.
         retries: times a failed run is tried again.
+        only, seeds: methods and seeds to carry out; all if empty.
+        executor: "slurm" or "local" for jobs by submitit (`cluster.JobWindow`) instead of processes of this machine.
+        options: for that executor.
         say: told each stage.
 
     Returns:
-        All points of the study's runs.
+        The points of the study's runs; where several rates were tried, those of the best.
 
     Raises:
         StudyError: text that is missing or too short, too little disk, or runs that failed.
         StoreError: the folder cannot be written.
     """
     folder = Path(folder)
-    specs = make_ready(config, folder, tokens, corpora=corpora, say=say)
-    return run_study(specs, folder, run_one, workers=workers, retries=retries)
+    specs = make_ready(config, folder, tokens, corpora=corpora, only=only, seeds=seeds, say=say)
+    window = None
+    if executor is not None:
+        window = JobWindow(folder, job_command("DIR")[:-1], workers, executor, dict(options or {}))
+    points = run_study(specs, folder, run_one, workers=workers, retries=retries, window=window)
+    return best_rates(with_replay(points, read_json(folder / "text.json")))[0]
 
 
 def make_ready(
@@ -61,16 +75,20 @@ def make_ready(
     tokens: Tokens,
     *,
     corpora: str | Path | None = None,
+    only: Sequence[str] = (),
+    seeds: Sequence[int] = (),
     say: Callable[[str], None] = print,
 ) -> list[RunSpec]:
     """Prepare the text and give the runs, after checking that text and disk suffice for them.
+
+    The text is that of the whole study, also where only some of its methods and seeds are asked for.
 
     Raises:
         StudyError: they do not; nothing was started.
     """
     with lock(folder / "text"):
         facts = prepare_text(config, folder, tokens, corpora=None if corpora is None else Path(corpora), say=say)
-    specs = study_runs(config, facts, known_runs(folder))
+    specs = study_runs(config.narrowed(only, seeds), facts, known_runs(folder))
     check_text(specs, facts)
     check_room(specs, folder)
     done = sum((folder / "runs" / spec.run_id / "done.json").exists() for spec in specs)

@@ -124,7 +124,7 @@ def _pack_all(
     tokenizer = tokens.load_tokenizer(str(place))
     facts: dict[str, Any] = {"versions": _versions()}
 
-    def pack(name: str, side: str, documents: Sequence[str]) -> None:
+    def pack(name: str, side: str, documents: Sequence[str], **more: float) -> None:
         file = f"text/{name}-{side}.safetensors"
         packed = tokens.pack(documents, tokenizer, folder / file)
         facts.setdefault(name, {})[side] = {
@@ -134,6 +134,7 @@ def _pack_all(
             "bytes": packed.text_bytes,
             "hash": packed.hash,
             "tokenizer_hash": packed.tokenizer_hash,
+            **more,
         }
 
     for name, split in splits.items():
@@ -144,7 +145,8 @@ def _pack_all(
         if method.replay_text is not None:
             for seed in method.seeds or config.seeds:
                 own, old = (reshuffled(splits[name].train, seed) for name in (method.text, method.replay_text))
-                pack(method.text, train_name(seed, method.name), _mixed(own, old[::-1], method.replay_ratio))
+                mixed = _mixed(own, old[::-1], method.replay_ratio)
+                pack(method.text, train_name(seed, method.name), mixed, replay_ratio=method.replay_ratio)
     return facts
 
 
@@ -201,15 +203,20 @@ def _read(file: Path) -> list[str]:
 
 
 def _chapters(document: str) -> list[str]:
-    """A long document in parts of about 20,000 characters that end with a paragraph."""
-    parts, current, size = [], [], 0
-    for paragraph in document.split("\n\n"):
-        current.append(paragraph)
-        size += len(paragraph)
-        if size >= _CHAPTER:
-            parts.append("\n\n".join(current))
-            current, size = [], 0
-    return [*parts, "\n\n".join(current)] if any(current) else parts
+    """A long document in parts of about 20,000 characters, cut where a paragraph, else a line, else a sentence ends."""
+    parts, start = [], 0
+    while len(document) - start > 2 * _CHAPTER:
+        end = next(
+            (
+                at + len(mark)
+                for mark in ("\n\n", "\n", ". ", " ")
+                if (at := document.find(mark, start + _CHAPTER)) >= 0 and at < start + 2 * _CHAPTER
+            ),
+            start + _CHAPTER,
+        )
+        parts.append(document[start:end])
+        start = end
+    return [part for part in (*parts, document[start:]) if part.strip()]
 
 
 def _first(texts: Sequence[str], characters: int) -> list[str]:

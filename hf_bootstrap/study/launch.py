@@ -26,7 +26,7 @@ from typing import Any, Self
 from ..errors import StoreError, StudyError
 from ..store import RunFolder, lock
 
-__all__ = ["PRELOAD", "Ended", "Window"]
+__all__ = ["PRELOAD", "Ended", "Window", "end_of_log"]
 
 PRELOAD = ("torch", "transformers.trainer")
 # Several single-thread processes use a few cores better than one process with several threads does.
@@ -133,10 +133,15 @@ class Window:
 
 def _problem(folder: RunFolder, code: int | None) -> str:
     how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with exit code {code}"
+    return f"{how} and left no done.json. {end_of_log(folder)}"
+
+
+def end_of_log(folder: RunFolder) -> str:
+    """The last lines a run wrote, for a person who has to find out why it failed."""
     log = folder.path / "log.txt"
     lines = log.read_text(errors="replace").splitlines()[-_LOG_LINES:] if log.exists() else []
     end = "\n".join(f"    {line}" for line in lines) or "    (empty)"
-    return f"{how} and left no done.json. The end of {log}:\n{end}"
+    return f"The end of {log}:\n{end}"
 
 
 def _work(path: str, run_one: str, counter: Any) -> None:

@@ -15,8 +15,10 @@ from pathlib import Path
 from ..errors import StudyError
 from ..records import RunSpec, ScalingPoint, seal
 from ..store import RunFolder, write_atomic
+from .cluster import JobWindow
 from .launch import PRELOAD, Window
 from .leases import Leases
+from .points import best_rates
 from .progress import Progress, show_progress
 from .queue import Queue
 
@@ -35,6 +37,7 @@ def run_study(
     on_progress: Callable[[Progress], None] | None = None,
     preload: Sequence[str] = PRELOAD,
     retries: int = 1,
+    window: Window | JobWindow | None = None,
 ) -> list[ScalingPoint]:
     """Carry out every run that is not done, each after the run it starts from, and export all points.
 
@@ -51,6 +54,7 @@ def run_study(
         on_progress: told a few times a second; by default a bar on the terminal.
         preload: modules loaded once for all processes.
         retries: times a failed run is tried again.
+        window: where runs go instead of processes of this machine; `run_one`, `workers` and `preload` are then unused.
 
     Returns:
         All points of all runs, in the order of `specs`; also written to ``points/<method>.jsonl``.
@@ -66,13 +70,14 @@ def run_study(
         show = on_progress or stack.enter_context(show_progress())
         if queue.waiting:
             stack.enter_context(_interruptible(queue))
-            window = stack.enter_context(Window(run_one, workers, preload))
+            at_work = window or Window(run_one, workers, preload)
+            stack.enter_context(at_work)
             leases = Leases(folder)
             # Left in the other order: first the processes end, then their runs are given back.
             try:
-                _drive(queue, window, leases, show, retries)
+                _drive(queue, at_work, leases, show, retries)
             finally:
-                window.__exit__()
+                at_work.__exit__()
                 leases.release(leases.held)
         queue.tidy()
         points = [point for run in queue.folders.values() for point in run.points()]
@@ -83,11 +88,13 @@ def run_study(
 def export_points(points: Sequence[ScalingPoint], folder: str | Path) -> list[Path]:
     """Write ``points/<method>.jsonl``: a method's rows and those of the same model from scratch on its text.
 
-    Rows from scratch that belong to no method, such as those of the base itself, go to ``scratch.jsonl``.
+    Rows from scratch that belong to no method, such as those of the base itself, go to ``scratch.jsonl``; where a cell
+    was trained at several peak rates, those of all but the best to ``other-rates.jsonl``.
 
     Returns:
         The files, each replaced as a whole.
     """
+    points, other_rates = best_rates(points)
     scratch = [point for point in points if point.method == "scratch"]
     files: dict[str, list[ScalingPoint]] = {}
     placed: set[int] = set()
@@ -98,6 +105,7 @@ def export_points(points: Sequence[ScalingPoint], folder: str | Path) -> list[Pa
         placed.update(map(id, beside))
         files[method] = own + beside
     files["scratch"] = [point for point in scratch if id(point) not in placed]
+    files["other-rates"] = other_rates
     paths = []
     for name, rows in files.items():
         if rows:
@@ -111,7 +119,9 @@ def file_name(method: str) -> str:
     return re.sub(r"[^A-Za-z0-9.-]+", "_", method)
 
 
-def _drive(queue: Queue, window: Window, leases: Leases, show: Callable[[Progress], None], retries: int) -> None:
+def _drive(
+    queue: Queue, window: Window | JobWindow, leases: Leases, show: Callable[[Progress], None], retries: int
+) -> None:
     """Keep the window full until nothing is left that this or another process could do."""
     pace = _Pace()
     tries: dict[str, int] = {}

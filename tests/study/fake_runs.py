@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -97,3 +98,12 @@ def say_threads(folder: RunFolder, report: Callable[[int], None]) -> None:
 
 def forget_to_finish(folder: RunFolder, report: Callable[[int], None]) -> None:
     print("all is well")
+
+
+def fake_run_command() -> list[str]:
+    """A command that carries out one run folder, given at its end."""
+    return [sys.executable, "-m", "tests.study.fake_runs"]
+
+
+if __name__ == "__main__":
+    run_one(RunFolder(sys.argv[1]), lambda tokens: None)

@@ -1,0 +1,204 @@
+"""`hf-bootstrap study`: a grid of runs from one file, planned, carried out, watched and reported."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .choosing import wanted_rows
+
+if TYPE_CHECKING:
+    from ..study.config import StudyConfig
+    from ..study.status import StudyStatus
+
+__all__ = ["emit", "plan", "points", "report", "run", "status"]
+
+_File = Annotated[Path, typer.Argument(help="The study: a YAML file.")]
+_Out = Annotated[Path | None, typer.Option(help="The study's folder. Default: <name of the study>-out.")]
+_Only = Annotated[list[str] | None, typer.Option(help="Only this method of the study; may be given several times.")]
+_Seed = Annotated[list[int] | None, typer.Option(help="Only this seed of the study; may be given several times.")]
+_Corpora = Annotated[Path | None, typer.Option(help="Folder that the files of the texts start from.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def plan(
+    file: _File,
+    out: _Out = None,
+    tokens_per_second: Annotated[
+        str, typer.Option(help="Speed of the base model on one worker, such as 30k; without it there are no hours.")
+    ] = "",
+    workers: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
+    only: _Only = None,
+    seed: _Seed = None,
+    as_json: _Json = False,
+) -> None:
+    """What the study will take, and what its grid cannot tell; trains nothing and loads no torch.
+
+    Example: hf-bootstrap study plan study.yaml --tokens-per-second 30k --workers 2
+    """
+    from ..study.conduct import planned_runs
+    from ..study.plan import make_plan
+    from ..units import parse_quantity
+
+    config, folder = _study(file, out)
+    config = config.narrowed(only or (), seed or ())
+    specs, is_final = planned_runs(config, folder)
+    done = frozenset(spec.run_id for spec in specs if (folder / "runs" / spec.run_id / "done.json").exists())
+    speed = parse_quantity(tokens_per_second, "--tokens-per-second") if tokens_per_second else None
+    made = make_plan(config, specs, done=done, tokens_per_second=speed, workers=workers, is_final=is_final)
+    typer.echo(json.dumps(made.to_dict(), indent=2) if as_json else str(made))
+
+
+def run(
+    file: _File,
+    out: _Out = None,
+    corpora: _Corpora = None,
+    workers: Annotated[int, typer.Option(min=1, help="Runs at a time, one thread each.")] = 2,
+    retries: Annotated[int, typer.Option(min=0, help="Times a failed run is tried again.")] = 1,
+    only: _Only = None,
+    seed: _Seed = None,
+    executor: Annotated[str | None, typer.Option(help="slurm: jobs by submitit; here, processes if left out.")] = None,
+    option: Annotated[list[str] | None, typer.Option(help="For the jobs, such as slurm_partition=gpu.")] = None,
+) -> None:
+    """Carry out what is missing of a study, and export its points.
+
+    Stopped and started again, it goes on where it was; started twice in one folder, also on two machines, both share
+    the work. Nothing that is done is done again.
+
+    Example: hf-bootstrap study run study.yaml --workers 2
+    """
+    from ..study.conduct import conduct_study
+    from ..training import data
+
+    config, folder = _study(file, out)
+    conduct_study(
+        config,
+        folder,
+        data,
+        "hf_bootstrap.training.loop:run_one",
+        corpora=corpora,
+        workers=workers,
+        retries=retries,
+        only=only or (),
+        seeds=seed or (),
+        executor=executor,
+        options={name: values[-1] for name, values in wanted_rows(option).items()},
+        say=typer.echo,
+    )
+    typer.echo(f"Done. Points: {folder / 'points'}")
+
+
+def status(
+    file: _File,
+    out: _Out = None,
+    only: _Only = None,
+    seed: _Seed = None,
+    as_json: _Json = False,
+) -> None:
+    """How far a study is: runs done, running, stopped and waiting.
+
+    Example: hf-bootstrap study status study.yaml --json
+    """
+    from ..study.conduct import planned_runs
+    from ..study.status import read_status
+
+    config, folder = _study(file, out)
+    specs, is_final = planned_runs(config.narrowed(only or (), seed or ()), folder)
+    found = read_status(specs, folder)
+    if as_json:
+        typer.echo(json.dumps({"is_final": is_final, **found.to_dict()}, indent=2))
+        return
+    _show(config.name, found, is_final)
+
+
+def report(folder: Annotated[Path, typer.Argument(help="The study's folder.")]) -> None:
+    """Fit the laws of what is done so far and write report.html.
+
+    Example: hf-bootstrap study report demo-out
+    """
+    from ..study.conduct import write_study_report
+    from ..study.points import best_rates, gather_points
+
+    page, summary = write_study_report(folder, best_rates(gather_points(folder))[0])
+    typer.echo(summary)
+    typer.echo(f"Report: {page}")
+
+
+def points(
+    folder: Annotated[Path, typer.Argument(help="The study's folder.")],
+    to: Annotated[Path, typer.Option(help="A .jsonl or .parquet file.")] = Path("points.jsonl"),
+) -> None:
+    """Write the points of all done runs into one file.
+
+    Example: hf-bootstrap study points demo-out --to points.parquet
+    """
+    from ..study.points import gather_points, write_points
+
+    found = gather_points(folder)
+    write_points(found, to)
+    typer.echo(f"{len(found)} points of {len({point.run_id for point in found})} runs: {to}")
+
+
+def emit(
+    file: _File,
+    out: _Out = None,
+    form: Annotated[str, typer.Option("--format", help="slurm, hf-jobs or skypilot.")] = "slurm",
+    corpora: _Corpora = None,
+    only: _Only = None,
+    seed: _Seed = None,
+) -> None:
+    """Write the run folders of what is missing, and print a file for another engine that carries them out.
+
+    Runs come in levels: each level starts from the one before. The text must be there, so it is prepared first.
+
+    Example: hf-bootstrap study emit study.yaml --format slurm > submit.sh
+    """
+    from ..study.conduct import make_ready
+    from ..study.emit import emit_jobs
+    from ..training import data
+
+    config, folder = _study(file, out)
+    specs = make_ready(
+        config,
+        folder,
+        data,
+        corpora=corpora,
+        only=only or (),
+        seeds=seed or (),
+        say=lambda text: typer.echo(text, err=True),
+    )
+    typer.echo(emit_jobs(config.name, specs, folder, form), nl=False)
+
+
+def _study(file: Path, out: Path | None) -> "tuple[StudyConfig, Path]":
+    from ..study.config import StudyConfig
+
+    config = StudyConfig.from_file(file)
+    return config, out or Path(f"{config.name}-out")
+
+
+def _show(name: str, found: "StudyStatus", is_final: bool) -> None:
+    """A row for each method, then what needs a person."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("method", "done", "running", "stopped", "waiting", title=f"Study {name}", title_justify="left")
+    for method in dict.fromkeys(run.method for run in found.runs):
+        states = [run.state for run in found.runs if run.method == method]
+        table.add_row(method, *(str(states.count(state)) for state in ("done", "running", "stopped", "waiting")))
+    Console().print(table)
+    notes: list[Any] = []
+    if not is_final:
+        notes.append("The text is not prepared yet (or changed), so runs cannot be told done.")
+    if found.strangers:
+        notes.append(
+            f"{len(found.strangers)} runs in the folder are none of this study: its file or its text changed. They are "
+            "kept, and left out of its points."
+        )
+    notes += [f"Done runs mix releases of {name}: {', '.join(kinds)}." for name, kinds in found.versions.items()]
+    for run_ in found.runs:
+        if run_.state == "stopped":
+            notes.append(f"Stopped: {run_.run_id}\n{run_.log_end or '(no log)'}")
+    for note in notes:
+        typer.echo(note)

@@ -1,0 +1,162 @@
+"""Runs as jobs of a cluster, by submitit: the window of `launch`, with Slurm's queue in place of processes.
+
+submitit (extra `study`) submits and watches; a job is `accelerate launch -m hf_bootstrap.cli run DIR`. Which run comes
+when is the business of `run`.
+"""
+
+import contextlib
+import fcntl
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from ..errors import StudyError
+from ..store import RunFolder
+from .launch import Ended, end_of_log
+
+__all__ = ["EXECUTORS", "JobWindow", "RunJob"]
+
+EXECUTORS = ("slurm", "local")
+_GRACE = 60.0
+
+
+class RunJob:
+    """What a job does: one run folder, by a command; stopped by the scheduler it asks to be queued again.
+
+    Args:
+        folder: ``runs/<run_id>``.
+        command: that carries the folder out, and goes on where it was when it is called again.
+    """
+
+    def __init__(self, folder: str | Path, command: Sequence[str]) -> None:
+        self.folder, self.command = str(folder), list(command)
+
+    def __call__(self) -> None:
+        """Carry the run out, unless it is done; a second job for it waits here, and then finds it done.
+
+        Raises:
+            StudyError: the command failed.
+        """
+        run = RunFolder(self.folder)
+        with open(run.path / ".job", "w") as mine:
+            fcntl.flock(mine, fcntl.LOCK_EX)
+            if run.is_done():
+                return
+            with open(run.path / "log.txt", "ab") as log:
+                code = self._follow(subprocess.Popen(self.command, stdout=log, stderr=log, stdin=subprocess.DEVNULL))
+        if not run.is_done():
+            raise StudyError(f"{self.command} ended with exit code {code} and left no done.json.")
+
+    def checkpoint(self) -> Any:
+        """Asked by submitit when the job is preempted or out of time: the same again, which goes on where it was."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self)
+
+    @staticmethod
+    def _follow(process: "subprocess.Popen[bytes]") -> int:
+        """Wait for the command; what ends this process ends the command first, with time to write its checkpoint."""
+        try:
+            return process.wait()
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_GRACE)
+                process.kill()
+                process.wait()
+
+
+class JobWindow:
+    """At most `workers` jobs at a time; leaving the context leaves them to the cluster.
+
+    What was asked for since the last look is submitted as one array.
+
+    Args:
+        study: folder of the study; submitit's own files go to ``jobs/`` there.
+        command: of one run, its folder to be added at the end.
+        workers: jobs at a time, waiting ones included.
+        executor: "slurm", or "local" for processes of this machine by submitit.
+        options: for submitit's executor, such as ``{"slurm_partition": "gpu", "timeout_min": 240}``.
+
+    Raises:
+        StudyError: submitit is not installed, or another executor.
+    """
+
+    def __init__(
+        self,
+        study: str | Path,
+        command: Sequence[str],
+        workers: int,
+        executor: str = "slurm",
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        if executor not in EXECUTORS:
+            raise StudyError(f"There is no executor {executor!r}. Known: {', '.join(EXECUTORS)}.")
+        try:
+            import submitit
+        except ImportError as error:
+            raise StudyError("Jobs need submitit. Install hf_bootstrap[study].") from error
+        self.workers = workers
+        self._command = list(command)
+        # A preempted run goes on from its checkpoint, however often.
+        often = {"slurm_max_num_timeout": 100} if executor == "slurm" else {}
+        self._executor = submitit.AutoExecutor(folder=Path(study) / "jobs", cluster=executor, **often)
+        limits = {"slurm_array_parallelism": workers} if executor == "slurm" else {}
+        self._executor.update_parameters(**{"name": "study", "timeout_min": 24 * 60, **limits, **(options or {})})
+        self._asked: list[RunFolder] = []
+        self._jobs: dict[str, tuple[Any, RunFolder]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._asked.clear()
+
+    @property
+    def running(self) -> dict[str, int]:
+        """The runs in hand; a job does not tell its tokens, so they are 0."""
+        return dict.fromkeys([*(run.path.name for run in self._asked), *self._jobs], 0)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a job has to end before another may be submitted."""
+        return len(self.running) >= self.workers
+
+    def start(self, folder: RunFolder) -> None:
+        """Have a run submitted with the next array."""
+        self._asked.append(folder)
+
+    def stop(self, run_id: str) -> None:
+        """Cancel the job of a run."""
+        job, _ = self._jobs.pop(run_id)
+        job.cancel()
+
+    def wait(self, timeout: float) -> list[Ended]:
+        """Submit what was asked for; then the runs that ended, or an empty list after `timeout` seconds."""
+        self._submit()
+        deadline = time.monotonic() + timeout
+        while True:
+            over = [run_id for run_id, (job, folder) in self._jobs.items() if folder.is_done() or job.done()]
+            if over or time.monotonic() >= deadline:
+                return [self._ended(run_id) for run_id in over]
+            time.sleep(min(0.2, timeout))
+
+    def _submit(self) -> None:
+        if not self._asked:
+            return
+        with self._executor.batch():
+            jobs = [self._executor.submit(RunJob(run.path, [*self._command, str(run.path)])) for run in self._asked]
+        self._jobs.update({run.path.name: (job, run) for run, job in zip(self._asked, jobs, strict=True)})
+        self._asked.clear()
+
+    def _ended(self, run_id: str) -> Ended:
+        job, folder = self._jobs.pop(run_id)
+        if folder.is_done():
+            return Ended(run_id=run_id, problem=None)
+        return Ended(
+            run_id=run_id, problem=f"was job {job.job_id}, {job.state}, and left no done.json. {end_of_log(folder)}"
+        )

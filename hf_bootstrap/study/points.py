@@ -1,0 +1,123 @@
+"""The points of a study in one place: gathered from its runs, the best of several rates chosen, written as a table."""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import StoreError, StudyError
+from ..records import ScalingPoint, seal
+from ..store import RunFolder, read_json, write_atomic
+
+__all__ = ["best_rates", "gather_points", "with_replay", "write_points"]
+
+
+def gather_points(folder: str | Path, run_ids: Collection[str] | None = None) -> list[ScalingPoint]:
+    """Every point of the done runs of a study, in the order of the runs' names; those of mixed text say so.
+
+    Args:
+        run_ids: of these runs alone.
+
+    Raises:
+        CorruptFileError: a line that was damaged after it was written.
+    """
+    folder = Path(folder)
+    runs = [RunFolder(path.parent) for path in sorted(folder.glob("runs/*/done.json"))]
+    points = [point for run in runs if run_ids is None or run.path.name in run_ids for point in run.points()]
+    try:
+        return with_replay(points, read_json(folder / "text.json"))
+    except StoreError:
+        return points
+
+
+def with_replay(points: Sequence[ScalingPoint], facts: Mapping[str, Any]) -> list[ScalingPoint]:
+    """The points, with the replay ratio of those trained on mixed text; a run itself knows only a token file."""
+    ratios = {
+        str(side["hash"]): float(side["replay_ratio"])
+        for sides in facts.values()
+        if isinstance(sides, Mapping)
+        for side in sides.values()
+        if isinstance(side, Mapping) and side.get("replay_ratio")
+    }
+    return [
+        replace(point, replay_ratio=ratios[point.hashes["data"]]) if point.hashes.get("data") in ratios else point
+        for point in points
+    ]
+
+
+def best_rates(points: Sequence[ScalingPoint]) -> tuple[list[ScalingPoint], list[ScalingPoint]]:
+    """Where a cell was trained at several peak rates, the points of the best; and the points left out.
+
+    A cell is method, domain, size, D1 and D2. The best rate has the least loss, averaged over the seeds, among the
+    rates that were trained with the most seeds; so no seed gets a rate of its own.
+    """
+    cells: dict[tuple[Any, ...], dict[float | None, list[float]]] = {}
+    for point in points:
+        if point.phase == "end":
+            cells.setdefault(_cell(point), {}).setdefault(point.peak_lr, []).append(point.loss)
+    best = {cell: min(rates, key=lambda lr, rates=rates: _rank(rates[lr])) for cell, rates in cells.items()}  # type: ignore[misc]
+    used = {(_stage(cell), rate) for cell, rate in best.items()}
+    kept: list[ScalingPoint] = []
+    left: list[ScalingPoint] = []
+    for point in points:
+        cell = _cell(point)
+        is_best = (
+            point.peak_lr == best[cell]
+            if point.phase == "end"
+            else (_stage(cell), point.peak_lr) in used or all(_stage(cell) != stage for stage, _ in used)
+        )
+        (kept if is_best else left).append(point)
+    return kept, left
+
+
+def write_points(points: Sequence[ScalingPoint], path: str | Path) -> None:
+    """Write points as ``.jsonl`` (sealed lines) or ``.parquet`` (nested fields as JSON text).
+
+    Raises:
+        StudyError: another ending, no points, or no pyarrow for Parquet.
+        StoreError: the file cannot be written.
+    """
+    path = Path(path)
+    if not points:
+        raise StudyError("There are no points yet: no run of the study is done.")
+    if path.suffix == ".jsonl":
+        write_atomic(path, "".join(seal(point.to_dict()) + "\n" for point in points))
+    elif path.suffix == ".parquet":
+        write_atomic(path, _parquet(points))
+    else:
+        raise StudyError(f"{path} ends in {path.suffix!r}; points are written as .jsonl or .parquet.")
+
+
+def _cell(point: ScalingPoint) -> tuple[Any, ...]:
+    return (
+        point.method,
+        point.domain,
+        point.n_params_non_embedding,
+        point.base_decayed,
+        point.base_tokens,
+        point.tokens,
+    )
+
+
+def _stage(cell: tuple[Any, ...]) -> tuple[Any, ...]:
+    return cell[:-1]
+
+
+def _rank(losses: Sequence[float]) -> tuple[int, float]:
+    return -len(losses), sum(losses) / len(losses)
+
+
+def _parquet(points: Sequence[ScalingPoint]) -> bytes:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise StudyError("Parquet needs pyarrow. Install hf_bootstrap[report], or write .jsonl.") from error
+    rows = [
+        {key: json.dumps(value) if isinstance(value, dict) else value for key, value in point.to_dict().items()}
+        for point in points
+    ]
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows), sink)
+    return bytes(sink.getvalue())

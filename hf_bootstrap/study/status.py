@@ -1,0 +1,105 @@
+"""How far a study is, read from the files of its runs and from nothing else."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import BootstrapError
+from ..records import RunSpec
+from ..store import RunFolder
+from .leases import Leases
+
+__all__ = ["RunStatus", "StudyStatus", "read_status"]
+
+_LOG_LINES = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStatus:
+    """One run: its state, who works on it, its last loss, and for a stopped one the end of its log.
+
+    Attributes:
+        state: "done", "running" (somebody holds its lease), "stopped" (begun, and nobody works on it) or "waiting".
+    """
+
+    run_id: str
+    method: str
+    base_tokens: int
+    tokens: int
+    seed: int
+    state: str
+    holder: str | None = None
+    loss: float | None = None
+    log_end: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyStatus:
+    """All runs of a study.
+
+    Attributes:
+        runs: in the order of the study.
+        strangers: ids of runs in the folder that are none of the study's any more: its file, text or tokenizer changed.
+        versions: releases that done runs were made with, where there is more than one of a kind.
+    """
+
+    runs: tuple[RunStatus, ...]
+    strangers: tuple[str, ...]
+    versions: dict[str, tuple[str, ...]]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """State -> runs."""
+        return dict(Counter(run.state for run in self.runs))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return {"counts": self.counts, **asdict(self)}
+
+
+def read_status(specs: Sequence[RunSpec], folder: str | Path) -> StudyStatus:
+    """Look at every run of a study."""
+    folder, leases = Path(folder), Leases(folder)
+    runs = []
+    versions: dict[str, set[str]] = {}
+    for spec in specs:
+        run = RunFolder(folder / "runs" / spec.run_id)
+        runs.append(_status(spec, run, leases, versions))
+    mine = {run.run_id for run in runs}
+    strangers = sorted(path.parent.name for path in folder.glob("runs/*/run.json") if path.parent.name not in mine)
+    mixed = {name: tuple(sorted(found)) for name, found in versions.items() if len(found) > 1}
+    return StudyStatus(runs=tuple(runs), strangers=tuple(strangers), versions=mixed)
+
+
+def _status(spec: RunSpec, run: RunFolder, leases: Leases, versions: dict[str, set[str]]) -> RunStatus:
+    known: dict[str, Any] = {
+        "run_id": run.path.name,
+        "method": spec.method,
+        "base_tokens": spec.base_tokens,
+        "tokens": spec.tokens,
+        "seed": spec.seed,
+    }
+    if run.is_done():
+        try:
+            points = run.points()
+        except BootstrapError as error:
+            return RunStatus(**known, state="done", log_end=str(error))
+        for point in points:
+            for name, release in point.versions.items():
+                versions.setdefault(name, set()).add(release)
+        return RunStatus(**known, state="done", loss=points[-1].loss if points else None)
+    holder = leases.holder(run.path.name)
+    if holder is not None:
+        return RunStatus(**known, state="running", holder=holder)
+    if (run.path / "run.json").exists():
+        return RunStatus(**known, state="stopped", log_end=_log_end(run))
+    return RunStatus(**known, state="waiting")
+
+
+def _log_end(run: RunFolder) -> str | None:
+    log = run.path / "log.txt"
+    if not log.exists():
+        return None
+    return "\n".join(log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
