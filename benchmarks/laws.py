@@ -124,7 +124,7 @@ def scipy_fit(starts: Array, data: tuple[Array, Array, Array], exact: bool) -> f
     with np.errstate(all="ignore"):
         for start in starts:
             if exact:
-                found = minimize(objective, start, args=data, jac=True, method="BFGS")
+                found = minimize(lambda x: objective(x, *data), start, jac=True, method="BFGS")
             else:
                 found = minimize(lambda x: objective(x, *data)[0], start, method="BFGS")
             best = min(best, found.fun) if np.isfinite(found.fun) else best
