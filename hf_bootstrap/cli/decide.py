@@ -24,19 +24,27 @@ class QuestionName(enum.StrEnum):
     COMPUTE_OPTIMAL = "compute-optimal"
 
 
+_COLUMNS = ("unique_tokens", "mixture_ratio")  # of the forms that read them
 # Question -> (options it needs, options it can use).
 _OPTIONS: dict[str, tuple[set[str], set[str]]] = {
     "crossover": ({"base_tokens"}, {"scratch", "n_params", "n_params_base", "count_base_cost", "tokens"}),
-    "best-split": ({"flops", "n_params_base"}, {"n_params"}),
+    "best-split": ({"flops", "n_params_base"}, {"n_params", *_COLUMNS}),
     "saturation": (set(), set()),
-    "tokens-for": ({"loss"}, {"base_tokens", "n_params"}),
-    "compute-optimal": ({"flops"}, {"base_tokens"}),
+    "tokens-for": ({"loss"}, {"base_tokens", "n_params", *_COLUMNS}),
+    "compute-optimal": ({"flops"}, {"base_tokens", *_COLUMNS}),
 }
 
 
 def decide(
     law_folder: Annotated[Path, typer.Argument(metavar="LAW", help="A folder that `fit --out` wrote.")],
-    question: Annotated[QuestionName, typer.Argument(help="What to decide.")],
+    question: Annotated[
+        QuestionName,
+        typer.Argument(
+            metavar="QUESTION",
+            help="crossover, best-split, saturation, tokens-for or compute-optimal.",
+            show_choices=False,
+        ),
+    ],
     scratch: Annotated[Path | None, typer.Option(help="crossover: a law of training from scratch.")] = None,
     base_tokens: Annotated[str | None, typer.Option(help="Tokens behind the base: 1e11, 300B.")] = None,
     tokens: Annotated[str | None, typer.Option(help="crossover: a second-stage budget to judge.")] = None,
@@ -46,6 +54,8 @@ def decide(
         bool, typer.Option("--count-base-cost", help="crossover: the base is still to be paid for.")
     ] = False,
     flops: Annotated[str | None, typer.Option(help="best-split, compute-optimal: the budget: 1e21.")] = None,
+    unique_tokens: Annotated[str | None, typer.Option(help="Tokens of one epoch, for data_constrained.")] = None,
+    mixture_ratio: Annotated[float | None, typer.Option(help="Share of the domain in the tokens, for d_cpt.")] = None,
     loss: Annotated[float | None, typer.Option(help="tokens-for: nats per token to reach.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -62,9 +72,11 @@ def decide(
         "n_params": n_params,
         "n_params_base": n_params_base,
         "flops": flops,
+        "unique_tokens": unique_tokens,
     }
     asked: dict[str, Any] = {k: parse_quantity(v, k) for k, v in quantities.items() if v is not None}
-    asked |= {k: v for k, v in (("loss", loss), ("scratch", scratch)) if v is not None}
+    given = {"loss": loss, "scratch": scratch, "mixture_ratio": mixture_ratio}
+    asked |= {name: value for name, value in given.items() if value is not None}
     asked |= {"count_base_cost": True} if count_base_cost else {}
     _check_options(question.value, set(asked))
     law = ScalingLaw.from_pretrained(law_folder)

@@ -13,9 +13,12 @@ __all__ = ["fit"]
 
 def fit(
     points: Annotated[Path, typer.Argument(help="A points.jsonl, CSV or Parquet file.")],
-    form: Annotated[str, typer.Option(help="bootstrap, multiplicative, additive, total_tokens, ...")] = "bootstrap",
+    form: Annotated[
+        str, typer.Option(help="One of docs/laws.md: bootstrap, total_tokens, chinchilla, ...")
+    ] = "bootstrap",
     where: Annotated[list[str] | None, typer.Option(help="Use rows with this value, such as method=stack.")] = None,
     columns: Annotated[str, typer.Option(help="Our names = the table's, such as tokens=D2,loss=L.")] = "",
+    n_params_are: Annotated[str | None, typer.Option(help="What n_params counts: non-embedding, total, ...")] = None,
     objective: Annotated[str, typer.Option(help="huber (robust) or lsq (least squares).")] = "huber",
     delta: Annotated[float, typer.Option(help="Where Huber's loss turns, in nats of log loss.")] = 1e-3,
     out: Annotated[Path | None, typer.Option(help="Folder for the law: law.json, points, card, figures.")] = None,
@@ -28,7 +31,7 @@ def fit(
     from ..laws.law import ScalingLaw
 
     law = ScalingLaw(form, objective=objective, delta=delta)
-    law.fit(points, where=wanted_rows(where), columns=named_columns(columns))
+    law.fit(points, where=wanted_rows(where), columns=named_columns(columns), n_params_are=n_params_are)
     if out is not None:
         law.save_pretrained(out)
     if not as_json:

@@ -1,6 +1,7 @@
 """The `hf-bootstrap` command: its verbs, and one place where errors become a sentence and an exit code."""
 
 import functools
+import inspect
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -52,7 +53,9 @@ for _part in (study.plan, study.run, study.status, study.report, study.points, s
 app.add_typer(_study, name="study")
 
 for _command in (demo, grow, verify, run, fit, compare, predict, decide, publish, pull, env):
-    app.command()(_stoppable(_command))
+    # The example stands where a reader's eye ends, below the options.
+    _about, _, _example = inspect.cleandoc(_command.__doc__ or "").partition("Example: ")
+    app.command(help=_about, epilog=f"Example: {_example}" if _example else None)(_stoppable(_command))
 
 
 def _show_version(asked: bool) -> None:

@@ -14,6 +14,8 @@ def predict(
     tokens: Annotated[str, typer.Option(help="Tokens of the second stage, or the only one: 2e9, 3B, 128k.")],
     base_tokens: Annotated[str | None, typer.Option(help="Tokens behind the base; 0 is from scratch.")] = None,
     n_params: Annotated[str | None, typer.Option(help="Non-embedding parameters, for laws that read them.")] = None,
+    unique_tokens: Annotated[str | None, typer.Option(help="Tokens of one epoch, for data_constrained.")] = None,
+    mixture_ratio: Annotated[float | None, typer.Option(help="Share of the domain in the tokens, for d_cpt.")] = None,
     extrapolate: Annotated[bool, typer.Option("--extrapolate", help="Answer also far beyond the data.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -25,8 +27,9 @@ def predict(
     from ..units import parse_count
 
     law = ScalingLaw.from_pretrained(law_folder)
-    asked = {"base_tokens": base_tokens, "tokens": tokens, "n_params": n_params}
+    asked = {"base_tokens": base_tokens, "tokens": tokens, "n_params": n_params, "unique_tokens": unique_tokens}
     counts: dict[str, Any] = {name: None if x is None else parse_count(x, name) for name, x in asked.items()}
+    counts["mixture_ratio"] = mixture_ratio
     found = law.predict(**counts, extrapolate=extrapolate)
     record = {"loss": found.value, "low": found.low, "high": found.high, "reach": found.reach}
     if as_json:

@@ -56,13 +56,7 @@ def best_split(
         LawError: the law has one stage, or a number is not positive.
         PredictionError: a column is missing or not read, or the answer rests on what the points do not know.
     """
-    if not {"base_tokens", "tokens"} <= set(law.form.columns):
-        raise LawError(f"The form {law.form.name!r} has one stage; there is nothing to split. Ask compute_optimal.")
-    target = n_params_base if n_params is None else n_params
-    factor = flops_factor(law, flops_per_param_token)
-    _positive(flops=flops, n_params_base=n_params_base, n_params=target, flops_per_param_token=factor)
-    refuse_unread(law, columns)
-    split = _Split(pool=flops / factor, n_params_base=n_params_base, n_params=target, columns=columns)
+    split = _division(law, flops, n_params_base, n_params, flops_per_param_token, columns)
     losses = split.losses(law)
 
     def question(theta: FloatArray) -> FloatArray:
@@ -74,20 +68,17 @@ def best_split(
         return _nothing(_why_no_split(losses(law.theta[None])[0]))
     bounds = None if found is None or np.isnan(found).any() else found
     also = split.numbers(value, bounds)
-    base, tokens = also["base_tokens"][0], also["tokens"][0]
-    part = f"{also['share'][0]:.0%} to {format_count(tokens)} tokens after it"
-    told = f"Of {flops:.3g} FLOPs, {1 - also['share'][0]:.0%} go to a base of {format_count(base)} tokens"
-    notes = [f"{told} and {part}."]
+    notes = [_split_note(flops, also)]
     if bounds is None:
         notes.append(why_no_interval(law, "in some refits no split inside the budget is best"))
-    place = {**columns, "base_tokens": base, "tokens": tokens, "n_params": target}
+    place = {**columns, "base_tokens": also["base_tokens"][0], "tokens": also["tokens"][0], "n_params": split.n_params}
     reach = _reach(law, place, notes)
-    chance, scratch_wins = _against_scratch(law, question, {**place, "tokens": split.pool / target}, notes)
-    answer = (0.0, None, None) if scratch_wins else also["base_tokens"]
+    chance, scratch_wins = _against_scratch(law, question, {**place, "tokens": split.pool / split.n_params}, notes)
+    answer, low, high = (0.0, None, None) if scratch_wins else also["base_tokens"]
     return Decision(
-        value=answer[0],
-        low=answer[1],
-        high=answer[2],
+        value=answer,
+        low=low,
+        high=high,
         reach=None if scratch_wins else reach,
         notes=tuple(notes),
         probability=chance,
@@ -97,6 +88,30 @@ def best_split(
 
 
 _Numbers = dict[str, tuple[float, float | None, float | None]]
+
+
+def _division(
+    law: FittedLaw,
+    flops: float,
+    n_params_base: float,
+    n_params: float | None,
+    flops_per_param_token: float | None,
+    columns: Mapping[str, float | None],
+) -> "_Split":
+    """The budget of `best_split`, where it can be asked for one."""
+    if not {"base_tokens", "tokens"} <= set(law.form.columns):
+        raise LawError(f"The form {law.form.name!r} has one stage; there is nothing to split. Ask compute_optimal.")
+    target = n_params_base if n_params is None else n_params
+    factor = flops_factor(law, flops_per_param_token)
+    _positive(flops=flops, n_params_base=n_params_base, n_params=target, flops_per_param_token=factor)
+    refuse_unread(law, columns)
+    return _Split(pool=flops / factor, n_params_base=n_params_base, n_params=target, columns=columns)
+
+
+def _split_note(flops: float, also: _Numbers) -> str:
+    share, base, tokens = also["share"][0], format_count(also["base_tokens"][0]), format_count(also["tokens"][0])
+    told = f"Of {flops:.3g} FLOPs, {1 - share:.0%} go to a base of {base} tokens"
+    return f"{told} and {share:.0%} to {tokens} tokens after it."
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -95,6 +95,8 @@ def held_out_figure(law: LawLike) -> "Figure":
 def _draw_held_out(axis: "Axes", test: HeldOut, columns: Sequence[str]) -> None:
     left = test.left_out
     place = getattr(left, test.across)
+    scratch = place == 0
+    place = np.where(scratch, place[~scratch].min(initial=np.inf) / 2, place)
     off = 100 * (test.value / left.loss - 1)
     bars = None
     if test.low is not None and test.high is not None:
@@ -111,6 +113,8 @@ def _draw_held_out(axis: "Axes", test: HeldOut, columns: Sequence[str]) -> None:
         "capsize": 2.5,
     }
     axis.errorbar(place, off, bars, label=told, **style)  # type: ignore[arg-type]
+    if scratch.any():  # a log axis has no 0
+        axis.plot(place[scratch], off[scratch], "s", ms=6, color=QUIET, label="from scratch (D1 = 0)")
     count_axis(axis, f"{_letter(test.across, columns)}, {test.across}")
     one = np.ptp(getattr(left, test.column)) == 0
     level = f"{_letter(test.column, columns)} {'=' if one else 'from'} {format_count(test.level)}"

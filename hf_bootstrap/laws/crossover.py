@@ -51,14 +51,7 @@ def crossover(
         LawError: no law of training from scratch is known, or a count is not positive.
         PredictionError: a law lacks an argument.
     """
-    for name, given in (("base_tokens", base_tokens), ("tokens", 1.0 if tokens is None else tokens)):
-        if not 0 < given < np.inf:
-            raise LawError(f"{name} is {given!r}; a comparison needs a positive, finite number of tokens.")
-    if scratch is None and not law.form.covers_scratch:
-        raise LawError(
-            "This law was fitted without from-scratch rows, so there is nothing to compare with. "
-            "Fit it with rows of base_tokens 0, or give scratch= a law of training from scratch."
-        )
+    _refuse_impossible(law, scratch, base_tokens, tokens)
     rival = law if scratch is None else scratch
     extra = base_tokens * _cost_ratio(n_params, n_params_base) if count_base_cost else 0.0
     columns = {"base_tokens": base_tokens, "n_params": n_params}
@@ -83,6 +76,17 @@ def crossover(
         chance, told = _chance(law, rival, _gap(law, rival, columns, np.array([tokens]), extra), tokens)
         notes.append(told)
     return Decision(value=answer, low=low, high=high, reach=reach, notes=tuple(notes), probability=chance)
+
+
+def _refuse_impossible(law: FittedLaw, scratch: FittedLaw | None, base_tokens: float, tokens: float | None) -> None:
+    for name, given in (("base_tokens", base_tokens), ("tokens", 1.0 if tokens is None else tokens)):
+        if not 0 < given < np.inf:
+            raise LawError(f"{name} is {given!r}; a comparison needs a positive, finite number of tokens.")
+    if scratch is None and not law.form.covers_scratch:
+        raise LawError(
+            "This law was fitted without from-scratch rows, so there is nothing to compare with. "
+            "Fit it with rows of base_tokens 0, or give scratch= a law of training from scratch."
+        )
 
 
 def _refuse_undetermined(law: FittedLaw, rival: FittedLaw, question: _TwoLaws) -> None:

@@ -116,7 +116,7 @@ def look_copies(rows: FloatArray) -> Iterator[str]:
         row, of = int(again[0]), int(first[which.ravel()[again[0]]])
         yield (
             f"{len(again)} row{'s repeat' if len(again) > 1 else ' repeats'} another to the last digit "
-            f"(row {row + 1} of row {of + 1}): counted twice, a measurement makes intervals too narrow. Leave copies out."
+            f"(row {row + 1} of row {of + 1}): counted twice, one makes intervals too narrow. Leave copies out."
         )
 
 

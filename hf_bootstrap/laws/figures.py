@@ -15,7 +15,6 @@ import numpy.typing as npt
 from ..errors import FitError, LawError, did_you_mean
 from ..units import format_count
 from .check_figures import held_out_figure, residual_figure
-from .check_figures import null_figure as null_figure
 from .drawing import (
     ACCENT,
     INK,
@@ -122,6 +121,8 @@ def _draw_against_base(
 
     value, band = law.ask(exponents if what == "exponent" else factors)
     axis.plot(grid, value, color=ACCENT, lw=1.5, label="law, 95% band")
+    if what == "factor":  # a band that reaches 0 would fill a log axis with nothing
+        axis.set_ylim(value.min() / 6, value.max() * 6)
     if band is not None and np.isfinite(band).all():
         axis.fill_between(grid, np.maximum(band[0], 1e-9) if what == "factor" else band[0], band[1], **_BAND)
     count_axis(axis, "first-stage tokens D1")

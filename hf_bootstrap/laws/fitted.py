@@ -105,7 +105,9 @@ class FittedLaw:
             up, down = np.split(question(self.anchor + np.concatenate([self.moves, -self.moves])), 2)
             change = np.where(up == down, 0.0, (up - down) / 2)
         same = np.isnan(up) & np.isnan(down) & np.isnan(value)  # no answer here, there and everywhere
-        return np.asarray(np.linalg.norm(np.where(same, 0.0, np.nan_to_num(change, nan=np.inf)), axis=0))
+        known = np.where(same, 0.0, np.nan_to_num(change, nan=np.inf, posinf=np.inf, neginf=np.inf))
+        with np.errstate(over="ignore"):
+            return np.asarray(np.linalg.norm(known, axis=0))
 
     def params(self) -> dict[str, float]:
         """The parameters under the names people use, to compute with."""

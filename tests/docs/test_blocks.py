@@ -1,5 +1,6 @@
 """The code in README and docs runs, its commands exist, and its links lead somewhere."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 
 from .pages import PAGES, ROOT, blocks, name_of, without_blocks
 
+SHARED = Path(os.environ.get("HF_BOOTSTRAP_SHARED", ROOT.parent / "shared")).resolve()
 PYTHON_PAGES = [page for page in PAGES if blocks(page, "python")]
 COMMANDS = sorted({line for page in PAGES for _, code in blocks(page, "bash") for line in code.splitlines()})
 LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"")
@@ -30,9 +32,21 @@ def test_the_readme_shows_the_library_and_the_command_line():
 @pytest.mark.parametrize("page", PYTHON_PAGES, ids=name_of)
 def test_the_python_of_a_page_runs_from_top_to_bottom(page, tmp_path):
     (tmp_path / "docs").symlink_to(ROOT / "docs")  # what a page shows is run from the root of the repository
-    script = f"PAGE, BLOCKS = {str(page)!r}, {blocks(page, 'python')!r}\n{RUNNER}"
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    code = blocks(page, "python")
+    needing = [i for i, (_, text) in enumerate(code) if "HF_BOOTSTRAP_SHARED" in text]
+    runnable = code if SHARED.exists() or not needing else code[: needing[0]]
+    script = f"PAGE, BLOCKS = {str(page)!r}, {runnable!r}\n{RUNNER}"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, "HF_BOOTSTRAP_SHARED": str(SHARED)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
+    if len(runnable) < len(code):
+        pytest.skip(f"from line {code[needing[0]][0]} on it reads tables of {SHARED}, which is not here")
 
 
 def our_commands():

@@ -149,3 +149,24 @@ def test_decide_refuses_a_question_it_was_not_asked_properly(folder, words, told
 
 def test_a_column_named_twice_is_a_usage_error(table):
     assert run("fit", table, "--columns", "tokens=D2,tokens=D1").exit_code == 2
+
+
+@pytest.mark.parametrize("verb", ["fit", "compare", "predict", "decide"])
+def test_help_is_a_page_with_an_example_at_its_end(verb):
+    done = CliRunner().invoke(app, [verb, "--help"], env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"})
+    lines = [line.strip() for line in done.output.splitlines() if line.strip()]
+    assert len(done.output.splitlines()) <= 60
+    assert lines[-1].startswith(f"Example: hf-bootstrap {verb} ")
+    assert done.output.count("Example:") == 1
+
+
+def test_columns_that_some_forms_read_can_be_given(tmp_path):
+    law = ScalingLaw.from_params(
+        "data_constrained", A=482.01, B=2085.43, E=1.8172, alpha=0.3478, beta=0.3658, R_D=15.0, R_N=5.0
+    )
+    law.save_pretrained(tmp_path)
+    asked = ("predict", tmp_path, "--tokens", "4B", "--n-params", "100M", "--unique-tokens", "1B", "--json")
+    assert json.loads(run(*asked).output)["loss"] == law.predict(tokens=4e9, n_params=1e8, unique_tokens=1e9).value
+    done = run("decide", tmp_path, "compute-optimal", "--flops", "1e21", "--unique-tokens", "1e9", "--json")
+    assert json.loads(done.output)["value"] == law.compute_optimal(flops=1e21, unique_tokens=1e9).value
+    assert isinstance(run(*asked, "--mixture-ratio", "0.5").exception, PredictionError)
