@@ -1,4 +1,4 @@
-"""How fast a checkpoint grows on disk, beside copying, syncing and hashing the same bytes, beside mergekit; the memory too.
+"""How fast a checkpoint grows on disk, and in how much memory; beside copying and hashing as much, and mergekit.
 
     python benchmarks/growth.py [--sizes 0.2B 0.8B] [--repeats 3] [--mergekit] [--folder FOLDER] [--results FILE]
 
