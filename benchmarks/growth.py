@@ -1,13 +1,16 @@
-"""How fast a checkpoint grows on disk, against copying, syncing and hashing the same bytes, and in how much memory.
+"""How fast a checkpoint grows on disk, and in how much memory; beside copying and hashing as much, and mergekit.
 
-    python benchmarks/growth.py [--folder FOLDER] [--repeats 3]
+    python benchmarks/growth.py [--sizes 0.2B 0.8B] [--repeats 3] [--mergekit] [--folder FOLDER] [--results FILE]
 
-Makes Llama-shaped bfloat16 checkpoints of 0.2B and 0.7B random parameters (about 12 GB of disk are used on the way),
-grows each by depth 2 (stack) and width 2 (split), and prints a table for docs/benchmarks.md. Skips with a reason when
-the disk is too full. Each growth is a new process; start-up is its time until the first byte could be written.
+Makes Llama-shaped bfloat16 checkpoints of random parameters, grows each by depth 2 (stack) and width 2 (split), and
+prints a table for docs/benchmarks.md: medians. Each run is a new process; start-up is its time until the first byte
+could be written. What was measured is kept in --results, so a run that was cut off goes on. A size that does not fit
+on the disk is left out with the number. mergekit 0.1.5 grows depth only; it gets a virtual environment of its own in
+--cache, with the torch of this one.
 """
 
 import argparse
+import importlib.metadata
 import json
 import os
 import shutil
@@ -17,16 +20,28 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 SIZES = {
+    "0.02B": {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 8},
     "0.2B": {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 12, "num_attention_heads": 16},
-    "0.7B": {"hidden_size": 1536, "intermediate_size": 4608, "num_hidden_layers": 22, "num_attention_heads": 24},
+    "0.8B": {"hidden_size": 1536, "intermediate_size": 4608, "num_hidden_layers": 25, "num_attention_heads": 24},
+    "1.5B": {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 28, "num_attention_heads": 32},
+    "3B": {"hidden_size": 2560, "intermediate_size": 8192, "num_hidden_layers": 36, "num_attention_heads": 32},
 }
-SIDE = {"num_key_value_heads": 8, "vocab_size": 32000, "max_position_embeddings": 2048, "tie_word_embeddings": False}
+SIDE = {
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "vocab_size": 32000,
+    "max_position_embeddings": 2048,
+    "tie_word_embeddings": False,
+}
 GROWTHS = {"depth x2, stack": {"depth": 2}, "width x2, split": {"width": 2}}
-NEEDED = 12_000_000_000
+# Bytes on disk at once, per byte of the base: itself, the grown one (x4 in width), and a copy of that.
+ROOM = {"depth x2, stack": 1 + 2 * 2, "width x2, split": 1 + 2 * 4}
+MERGEKIT = "mergekit==0.1.5"
 
 CHILD = """
 import json, resource, sys, time
@@ -47,8 +62,8 @@ print(json.dumps({"startup": inner["start"] - began, "growing": end - inner["sta
 """
 
 
-def write_base(folder: Path, shape: dict[str, int]) -> None:
-    """A checkpoint of random bfloat16 weights, written piece by piece."""
+def write_base(folder: Path, shape: dict[str, int]) -> int:
+    """A checkpoint of random bfloat16 weights, written piece by piece; its bytes."""
     from transformers import LlamaConfig
 
     from hf_bootstrap.growth.architecture import build_meta, named_tensors
@@ -66,6 +81,7 @@ def write_base(folder: Path, shape: dict[str, int]) -> None:
                 count = min(2**26, entry.stop - start) // 2
                 values = generator.standard_normal(count, dtype=np.float32) * np.float32(0.02)
                 file.write((values.view(np.uint32) >> 16).astype(np.uint16).tobytes())
+    return shard.size
 
 
 def copy_and_hash(source: Path, target: Path) -> float:
@@ -81,51 +97,127 @@ def copy_and_hash(source: Path, target: Path) -> float:
     return taken
 
 
-def measure(base: Path, folder: Path, growth: dict[str, int], repeats: int) -> dict[str, float]:
-    """Medians over runs that alternate between growing and copying."""
-    runs: list[dict[str, float]] = []
-    for _ in range(repeats):
-        os.sync()
-        began = time.perf_counter()
-        command = [sys.executable, "-c", CHILD, str(base), str(folder / "grown"), json.dumps(growth)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        run = {"command": time.perf_counter() - began, **json.loads(done.stdout.splitlines()[-1])}
-        run["bytes"] = sum(file.stat().st_size for file in (folder / "grown").glob("*.safetensors"))
-        run["copy"] = copy_and_hash(folder / "grown", folder / "copy")
-        shutil.rmtree(folder / "grown")
-        runs.append(run)
-    return {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+def run_once(base: Path, folder: Path, growth: dict[str, int]) -> dict[str, float]:
+    """One growth, and one copy of what it made."""
+    os.sync()
+    began = time.perf_counter()
+    command = [sys.executable, "-c", CHILD, str(base), str(folder / "grown"), json.dumps(growth)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    run = {"command": time.perf_counter() - began, **json.loads(done.stdout.splitlines()[-1])}
+    run["bytes"] = sum(file.stat().st_size for file in (folder / "grown").glob("*.safetensors"))
+    run["copy"] = copy_and_hash(folder / "grown", folder / "copy")
+    shutil.rmtree(folder / "grown")
+    return run
+
+
+def install_mergekit(cache: Path) -> Path:
+    """The `mergekit-yaml` of a virtual environment, made if need be, with the torch this process has."""
+    program = cache / "mergekit" / "bin" / "mergekit-yaml"
+    if not program.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(cache / "mergekit")], check=True)
+        torch = f"torch=={importlib.metadata.version('torch').partition('+')[0]}"
+        pip = [str(cache / "mergekit/bin/python"), "-m", "pip", "install", "--quiet", torch, MERGEKIT]
+        subprocess.run(pip, check=True)
+    return program
+
+
+def run_mergekit(program: Path, base: Path, folder: Path, layers: int) -> dict[str, float]:
+    """The same depth growth as a passthrough merge; the peak is that of the child."""
+    part = [{"sources": [{"model": str(base), "layer_range": [0, layers]}]}]
+    recipe = {"merge_method": "passthrough", "dtype": "bfloat16", "slices": part * 2}
+    (folder / "merge.yaml").write_text(json.dumps(recipe))
+    os.sync()
+    began = time.perf_counter()
+    command = [str(program), str(folder / "merge.yaml"), str(folder / "merged"), "--allow-crimes"]
+    with open(folder / "log", "w") as log:
+        child = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+        )
+        _, status, usage = os.wait4(child.pid, 0)
+    taken = time.perf_counter() - began
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise SystemExit(f"mergekit ended with code {child.returncode}:\n{(folder / 'log').read_text()[-2000:]}")
+    made = sum(file.stat().st_size for file in (folder / "merged").glob("*.safetensors"))
+    shutil.rmtree(folder / "merged")
+    return {"command": taken, "peak": usage.ru_maxrss * 1024, "bytes": made}
+
+
+def known(results: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+
+
+def keep(results: Path, size: str, title: str, run: dict[str, float]) -> None:
+    with results.open("a") as file:
+        file.write(json.dumps({"size": size, "growth": title, **run}) + "\n")
+
+
+def measure(size: str, arguments: argparse.Namespace, program: Path | None) -> None:
+    """Every growth of one size, `--repeats` times, runs that are known already left out."""
+    tools = [*GROWTHS, *(["mergekit depth x2"] if program else [])]
+    had = {t: sum((r["size"], r["growth"]) == (size, t) for r in known(arguments.results)) for t in tools}
+    if all(had[title] >= arguments.repeats for title in tools):
+        return
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+        folder = Path(name)
+        (folder / "base").mkdir()
+        weight = write_base(folder / "base", SIZES[size])
+        for number in range(arguments.repeats):  # runs of different tools take turns
+            for title in tools:
+                if number < had[title]:
+                    continue
+                needed, free = weight * ROOM.get(title, 5) - weight, shutil.disk_usage(folder).free
+                if needed > free:
+                    print(f"{size}, {title}: left out, {needed / 1e9:.1f} GB needed and {free / 1e9:.1f} GB free")
+                elif title in GROWTHS:
+                    keep(arguments.results, size, title, run_once(folder / "base", folder, GROWTHS[title]))
+                elif program:
+                    layers = SIZES[size]["num_hidden_layers"]
+                    keep(arguments.results, size, title, run_mergekit(program, folder / "base", folder, layers))
+
+
+def show(results: Path, sizes: list[str]) -> None:
+    """The table: medians of everything that is known."""
+    print(
+        "| base | growth | runs | written | start-up | growing | cp + sync + sha256sum | ratio | command | peak RSS |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    runs = known(results)
+    for size, title in ((s, t) for s in sizes for t in (*GROWTHS, "mergekit depth x2")):
+        found = [r for r in runs if (r["size"], r["growth"]) == (size, title)]
+        if not found:
+            continue
+        middle = {
+            name: statistics.median(r[name] for r in found) for name in found[0] if name not in ("size", "growth")
+        }
+        ours = "growing" in middle
+        cells = [
+            size,
+            title,
+            str(len(found)),
+            f"{middle['bytes'] / 1e9:.2f} GB",
+            *(f"{middle[name]:.1f} s" if ours else "" for name in ("startup", "growing", "copy")),
+            f"{middle['growing'] / middle['copy']:.2f}" if ours else "",
+            f"{middle['command']:.1f} s",
+            f"{middle['peak'] / 1e6:.0f} MB",
+        ]
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", help="on the disk to measure; default: the system's temporary folder")
+    temporary = Path(tempfile.gettempdir())
+    parser.add_argument("--folder", type=Path, default=temporary, help="on the disk to measure")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["0.2B", "0.8B"])
+    parser.add_argument("--mergekit", action="store_true", help="measure mergekit as well; installed if need be")
+    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "hf-bootstrap-bench")
+    parser.add_argument("--results", type=Path, default=temporary / "hf-bootstrap-growth.jsonl")
     arguments = parser.parse_args()
-    free = shutil.disk_usage(arguments.folder or tempfile.gettempdir()).free
-    if free < NEEDED:
-        print(f"skipped: {free / 1e9:.1f} GB free, {NEEDED / 1e9:.0f} GB needed; give --folder on another disk")
-        return
-    print("| base | growth | written | start-up | growing | cp + sync + sha256sum | ratio | whole command | peak RSS |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    program = install_mergekit(arguments.cache) if arguments.mergekit else None
     for size in arguments.sizes:
-        with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
-            folder = Path(name)
-            (folder / "base").mkdir()
-            write_base(folder / "base", SIZES[size])
-            for title, growth in GROWTHS.items():
-                run = measure(folder / "base", folder, growth, arguments.repeats)
-                cells = [
-                    size,
-                    title,
-                    f"{run['bytes'] / 1e9:.2f} GB",
-                    *(f"{run[name]:.1f} s" for name in ("startup", "growing", "copy")),
-                    f"{run['growing'] / run['copy']:.2f}",
-                    f"{run['command']:.1f} s",
-                    f"{run['peak'] / 1e6:.0f} MB",
-                ]
-                print(f"| {' | '.join(cells)} |", flush=True)
+        measure(size, arguments, program)
+    show(arguments.results, arguments.sizes)
 
 
 if __name__ == "__main__":

@@ -20,9 +20,15 @@ def main() -> None:
     parser.add_argument("--model_name_or_path", help="folder or Hub name; default: a tiny random Llama")
     parser.add_argument("--output_dir", help="where the grown model goes; default: a temporary folder")
     parser.add_argument("--depth", type=int, default=2, help="layers after growth per layer before it")
-    parser.add_argument("--depth_method", default="stack", help="stack or interpose; both change the function")
+    parser.add_argument(
+        "--depth_method", default="stack", help="stack, interpose, solar, midas; or identity, which keeps the function"
+    )
     parser.add_argument("--width", type=int, default=2, help="width after growth per unit before it")
-    parser.add_argument("--width_method", default="split", help="split, partition or clone; all keep the function")
+    parser.add_argument(
+        "--width_method",
+        default="split",
+        help="split, partition, zero_pad or clone keep the function; noise, aki do not",
+    )
     parser.add_argument("--seed", type=int, default=0)
     arguments = vars(parser.parse_args())
     name, folder = arguments.pop("model_name_or_path"), arguments.pop("output_dir")
@@ -34,9 +40,12 @@ def main() -> None:
         source = AutoModelForCausalLM.from_pretrained(name)
     config = GrowthConfig(**arguments)
 
-    print(plan_growth(source.config, config))  # what will happen, before it does
+    plan = plan_growth(source.config, config)
+    print(plan)  # what will happen, before it does; and what to do with the learning rate afterwards
     grown = bootstrap_from_pretrained(source, config)  # plans, grows, verifies
-    print(verify_growth(source, grown))  # the same verification again, on text of your choice if you have some
+    print(
+        verify_growth(source, grown, plan=plan)
+    )  # the same verification again, on text of your choice if you have some
 
     with tempfile.TemporaryDirectory() as temporary:
         grown.save_pretrained(folder or temporary)

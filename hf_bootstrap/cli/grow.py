@@ -10,12 +10,18 @@ __all__ = ["grow"]
 
 
 def grow(
-    source: Annotated[Path, typer.Argument(help="Folder with config.json and safetensors weights.")],
+    source: Annotated[Path, typer.Argument(help="Folder with config.json and weights, or a name on the Hub.")],
     target: Annotated[Path, typer.Argument(help="Folder to make.")],
     depth: Annotated[int, typer.Option(help="Layers after growth per layer before it.")] = 1,
     depth_method: Annotated[str, typer.Option(help="stack, interpose, identity, ...")] = "stack",
     width: Annotated[int, typer.Option(help="Width after growth per unit before it.")] = 1,
     width_method: Annotated[str, typer.Option(help="split, partition, zero_pad, noise, aki, clone")] = "split",
+    num_hidden_layers: Annotated[int | None, typer.Option(help="Layers after growth, not by factor.")] = None,
+    layer_map: Annotated[str | None, typer.Option(help="Old layer of every new one: 0,1,2,1,2,3.")] = None,
+    hidden_size: Annotated[int | None, typer.Option(help="Size after growth, not by factor.")] = None,
+    intermediate_size: Annotated[int | None, typer.Option(help="The same, of the MLP.")] = None,
+    num_attention_heads: Annotated[int | None, typer.Option(help="The same, of query heads.")] = None,
+    num_key_value_heads: Annotated[int | None, typer.Option(help="The same, of key/value heads.")] = None,
     seed: Annotated[int, typer.Option(help="Of the random shares.")] = 0,
     dtype: Annotated[str | None, typer.Option(help="Of the grown weights, such as bfloat16.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="YAML or JSON with a GrowthConfig, instead of the above.")] = None,
@@ -25,6 +31,11 @@ def grow(
         bool, typer.Option("--merge-adapter", help="Merge it into TARGET-merged, grow that.")
     ] = False,
     optimizer: Annotated[str, typer.Option(help="Adam's state: reset, grow or asymmetric.")] = "reset",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a name on the Hub.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run its code; needs a 40-digit --revision.")
+    ] = False,
+    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Read .bin weights, guarded.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier growth.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Say what would happen; write nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -35,24 +46,62 @@ def grow(
 
     Example: hf-bootstrap grow base grown --width 2 --plan
     """
-    from ..growth.config import GrowthConfig
-
-    asked = {"depth": depth, "depth_method": depth_method, "width": width, "width_method": width_method, "seed": seed}
-    asked |= {} if dtype is None else {"dtype": dtype}
-    config = GrowthConfig.from_dict(asked if recipe is None else _read(recipe))
+    asked: dict[str, Any] = {
+        "depth": depth if (num_hidden_layers is None and layer_map is None) or depth != 1 else None,
+        "depth_method": depth_method,
+        "num_hidden_layers": num_hidden_layers,
+        "layer_map": None if layer_map is None else _layers(layer_map),
+        "width": width,
+        "width_method": width_method,
+        "hidden_size": hidden_size,
+        "intermediate_size": intermediate_size,
+        "num_attention_heads": num_attention_heads,
+        "num_key_value_heads": num_key_value_heads,
+        "seed": seed,
+        "dtype": dtype,
+    }
+    config = _config({name: value for name, value in asked.items() if value is not None}, recipe)
+    options: dict[str, Any] = {
+        "revision": revision,
+        "trust_remote_code": trust_remote_code,
+        "allow_pickle": allow_pickle,
+    }
     if plan:
-        _show_plan(source, target, config, max_shard_size, as_json)
+        _show_plan(source, target, config, max_shard_size, options, as_json)
         return
     from ..growth.stream import grow_checkpoint
 
     _check_optimizer(source, optimizer)
     base = source if adapter is None else _with_adapter(source, target, adapter, merge=merge_adapter)
-    report = grow_checkpoint(base, target, config, max_shard_size=max_shard_size, overwrite=overwrite)
+    report = grow_checkpoint(base, target, config, max_shard_size=max_shard_size, overwrite=overwrite, **options)
     more = _companions(source, target, config, None if merge_adapter else adapter, optimizer)
     if as_json:
         typer.echo(json.dumps({**report.to_dict(), **{name: part.to_dict() for name, part in more.items()}}, indent=2))
     else:
         typer.echo("\n".join(map(str, [report, *more.values()])))
+
+
+def _config(asked: dict[str, Any], recipe: Path | None) -> Any:
+    """What growth: by the options, or by a file; a file beside options would leave one of them out in silence."""
+    from ..errors import GrowthError
+    from ..growth.config import GrowthConfig
+
+    if recipe is None:
+        return GrowthConfig.from_dict(asked)
+    standard = {"depth": 1, "depth_method": "stack", "width": 1, "width_method": "split", "seed": 0}
+    if both := sorted(name for name, value in asked.items() if standard.get(name) != value):
+        given = ", ".join(f"--{name.replace('_', '-')}" for name in both)
+        raise GrowthError(f"--recipe says what growth, and so does {given}. Write it into {recipe}, or leave that out.")
+    return GrowthConfig.from_dict(_read(recipe))
+
+
+def _layers(text: str) -> tuple[int, ...]:
+    from ..errors import GrowthError
+
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise GrowthError(f"--layer-map is {text!r}; write the old layer of every new one, as in 0,0,1,1.") from error
 
 
 def _with_adapter(source: Path, target: Path, adapter: Path, *, merge: bool) -> Path:
@@ -93,11 +142,13 @@ def _companions(source: Path, target: Path, config: Any, adapter: Path | None, o
     return found
 
 
-def _show_plan(source: Path, target: Path, config: Any, max_shard_size: str, as_json: bool) -> None:
+def _show_plan(
+    source: Path, target: Path, config: Any, max_shard_size: str, options: dict[str, Any], as_json: bool
+) -> None:
     from ..growth.forecast import forecast_growth
     from ..growth.job import prepare_growth
 
-    job = prepare_growth(source, config, max_shard_size=max_shard_size)
+    job = prepare_growth(source, config, max_shard_size=max_shard_size, **options)
     forecast = forecast_growth(job, target)
     if as_json:
         typer.echo(json.dumps({"plan": job.plan.to_dict(), "forecast": forecast.to_dict()}, indent=2))

@@ -7,6 +7,8 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
@@ -120,3 +122,52 @@ def test_what_travels_is_refused_before_anything_is_grown(base, tmp_path):
     with pytest.raises(StoreError):
         run("grow", base, tmp_path / "grown", "--width", 2, "--adapter", tmp_path / "nothing")
     assert sorted(item.name for item in tmp_path.iterdir()) == ["base"]
+
+
+def test_every_size_has_an_option_of_its_own(base, tmp_path):
+    sizes = {"--hidden-size": 96, "--intermediate-size": 120, "--num-attention-heads": 8, "--num-key-value-heads": 4}
+    run("grow", base, tmp_path / "grown", *(word for pair in sizes.items() for word in pair), "--num-hidden-layers", 5)
+    config = json.loads((tmp_path / "grown/config.json").read_text())
+    assert {
+        f"--{name.replace('_', '-')}": config[name] for name in config if f"--{name.replace('_', '-')}" in sizes
+    } == sizes
+    assert config["num_hidden_layers"] == 5
+    run("grow", base, tmp_path / "mapped", "--layer-map", "0,1,1,2", "--dtype", "bfloat16")
+    assert json.loads((tmp_path / "mapped/config.json").read_text())["num_hidden_layers"] == 4
+    with pytest.raises(GrowthError, match="as in 0,0,1,1"):
+        run("grow", base, tmp_path / "other", "--layer-map", "0-3")
+    with pytest.raises(GrowthError, match="Give one of them"):
+        run("grow", base, tmp_path / "other", "--layer-map", "0,1", "--depth", 2)
+
+
+def test_a_recipe_and_options_together_are_refused(base, tmp_path):
+    (tmp_path / "growth.yaml").write_text("width: 2")
+    with pytest.raises(GrowthError, match="so does --depth"):
+        run("grow", base, tmp_path / "grown", "--recipe", tmp_path / "growth.yaml", "--depth", 2)
+
+
+def test_pickles_are_read_when_asked_for_and_remote_code_needs_a_commit(base, tmp_path):
+    weights = load_file(base / "model.safetensors")
+    (base / "model.safetensors").unlink()
+    torch.save(weights, base / "pytorch_model.bin")
+    plan = json.loads(run("grow", base, tmp_path / "grown", "--depth", 2, "--plan", "--allow-pickle", "--json").stdout)
+    assert plan["forecast"]["fits"] is True
+    with pytest.raises(GrowthError, match="a folder has no revision"):
+        run("grow", base, tmp_path / "grown", "--depth", 2, "--trust-remote-code")
+
+
+@pytest.mark.parametrize("command", ["grow", "verify"])
+def test_help_fits_a_screen(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = run(command, "--help").stdout.splitlines()
+    assert len(lines) <= 60
+    assert any("Example: hf-bootstrap" in line for line in lines)
+
+
+def test_verify_says_what_it_found_as_text_json_and_card(base, tmp_path):
+    run("grow", base, tmp_path / "grown", "--width", 2)
+    assert "drift" in run("verify", base, tmp_path / "grown").stdout
+    record = json.loads(run("verify", base, tmp_path / "grown", "--json").stdout)
+    assert record["passed"] is True
+    assert record["gradient_reach"] is True
+    assert run("verify", base, tmp_path / "grown", "--card", "--no-gradients").stdout.startswith("## Verification")

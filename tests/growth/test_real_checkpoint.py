@@ -54,6 +54,21 @@ def test_a_wider_story_teller_tells_the_same_story(source, stories, method, fact
     assert torch.equal(greedy(grown), greedy(source))
 
 
+def test_any_size_tells_the_same_story_too(source, stories):
+    sizes = {"hidden_size": 96, "num_attention_heads": 12, "num_key_value_heads": 6, "intermediate_size": 300}
+    grown = bootstrap_from_pretrained(source, GrowthConfig(width_method="zero_pad", **sizes))
+    assert loss(grown, stories) == pytest.approx(loss(source, stories), abs=1e-5)
+    assert torch.equal(greedy(grown), greedy(source))
+
+
+def test_the_jump_of_what_promises_nothing_is_measured(source, stories):
+    grown = bootstrap_from_pretrained(source, GrowthConfig(width=2, width_method="aki"))
+    report = verify_growth(source, grown, stories[0])
+    assert not report.keeps_function
+    assert report.loss_after == pytest.approx(loss(grown, stories[:1]), abs=1e-5)
+    assert report.loss_after > report.loss_before + 1
+
+
 @pytest.mark.parametrize("method", ["stack", "interpose"])
 def test_a_deeper_one_runs_and_its_jump_is_reported(source, stories, tmp_path, method):
     bootstrap_from_pretrained(STORIES, GrowthConfig(depth=2, depth_method=method)).save_pretrained(tmp_path)
