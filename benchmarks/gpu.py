@@ -71,8 +71,9 @@ def train(attention, compiled):
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(**SHAPE, max_position_embeddings=LENGTH, attn_implementation=attention))
     args = TrainingArguments(
-        output_dir=tempfile.mkdtemp(), max_steps=STEPS, per_device_train_batch_size=BATCH, bf16=HAS_GPU, use_cpu=not HAS_GPU,
-        torch_compile=compiled, logging_steps=1, report_to=[], save_strategy="no", disable_tqdm=True,
+        output_dir=tempfile.mkdtemp(), max_steps=STEPS, per_device_train_batch_size=BATCH, bf16=HAS_GPU,
+        use_cpu=not HAS_GPU, torch_compile=compiled,
+        logging_steps=1, report_to=[], save_strategy="no", disable_tqdm=True,
         train_sampling_strategy="sequential", learning_rate=1e-4,
     )  # fmt: skip
     clock = Clock()
