@@ -211,7 +211,8 @@ class ScalingCallback(TrainerCallback):
         counts = self._counter.totals()
         self._next_mark = next((mark for mark in self._marks if mark > counts[0]), None)
         self._look_at = state.global_step + 1
-        if state.global_step in self._logged:
+        # A Trainer that resumes the checkpoint of its last step trains one more: that is none of the run's points.
+        if state.global_step in self._logged or state.global_step > state.max_steps > 0:
             return
         self._logged.add(state.global_step)
         started = time.monotonic()

@@ -3,17 +3,23 @@
 Everything else is Trainer's own; points come from `ScalingCallback` and work without this class.
 """
 
+import math
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
+from transformers.trainer_callback import TrainerState
+from transformers.trainer_utils import TrainOutput
 
 from .callback import ScalingCallback
 from .schedule import Schedule
 
 __all__ = ["TokenTrainer", "scale_matrices"]
+
+_STATE = "trainer_state.json"
 
 
 class TokenTrainer(Trainer):
@@ -33,6 +39,19 @@ class TokenTrainer(Trainer):
             if isinstance(callback, ScalingCallback):
                 callback.lead(self)
         self._schedule, self._batch_tokens, self._width_factor = schedule, batch_tokens, width_factor
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Train, unless the checkpoint to resume is that of the last step: then only take its weights and state.
+
+        Trainer would train one step too many: it asks whether the run is over after a step, not before the first.
+        """
+        if isinstance(resume_from_checkpoint, str) and self.args.max_steps > 0:
+            state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / _STATE))
+            if state.global_step >= self.args.max_steps:
+                self._load_from_checkpoint(resume_from_checkpoint)
+                self.state = state
+                return TrainOutput(state.global_step, math.nan, {})
+        return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Make Trainer's optimizer and apply the width rule to it."""

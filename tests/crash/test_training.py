@@ -1,6 +1,6 @@
 """Training under SIGKILL and SIGTERM: it goes on by itself, with the same tokens and the same points.
 
-`python -m tests.crash.test_training` kills more often, with a raw Trainer beside it as the control.
+`python -m tests.crash.test_training [KILLS]` kills more often, with a raw Trainer beside it as the control.
 """
 
 import dataclasses
@@ -178,11 +178,12 @@ def test_a_killed_run_ends_with_the_tokens_and_points_of_an_undisturbed_one(text
 
 if __name__ == "__main__":
     CONTEXT.set_forkserver_preload(["torch", "transformers.trainer", "hf_bootstrap.training.loop"])
+    asked = int(sys.argv[1]) if len(sys.argv) > 1 else 60
     with tempfile.TemporaryDirectory() as temporary:
         here = Path(temporary)
         write_text(here)
         for name, child in (("hf-bootstrap", our_child), ("raw Trainer", raw_child)):
-            for number, kills in ((signal.SIGKILL, 60), (signal.SIGTERM, 20)):
+            for number, kills in ((signal.SIGKILL, asked), (signal.SIGTERM, asked // 3)):
                 wrong = campaign(child, here / name / number.name, here, number, kills)
                 counted = {what: wrong.count(what) for what in sorted(set(wrong))}
                 print(

@@ -193,3 +193,12 @@ def test_a_mark_is_found_at_the_first_step_past_it_though_counts_are_seldom_summ
     trainer(model, study, tmp_path, measure, max_steps=100, logging_steps=1000, save_strategy="no").train()
     assert points(tmp_path)[0].tokens == -(-mark // 32) * 32
     assert len(sums) < 30
+
+
+def test_the_step_that_a_trainer_adds_when_it_resumes_its_end_gives_no_point(model, study, tmp_path):
+    trainer(model, study, tmp_path, callback(study)).train()
+    straight = points(tmp_path)
+    again = trainer(model, study, tmp_path, callback(study))
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-8"))
+    assert again.state.global_step == 9, "transformers mended it: the guard can go"
+    assert points(tmp_path) == straight

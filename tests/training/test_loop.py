@@ -98,6 +98,17 @@ def test_a_killed_run_goes_on_and_ends_where_an_undisturbed_one_does(here, tmp_p
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
+def test_a_run_killed_after_its_last_step_trains_no_step_more(here):
+    folder = carry_out(here, spec(checkpoints=(20 * BATCH,)))
+    straight = folder.points()
+    (folder.path / "done.json").unlink()
+    seen = []
+    run_one(folder, seen.append)
+    assert folder.is_done()
+    assert seen == []
+    assert folder.points() == straight
+
+
 def test_a_branched_decay_equals_one_run_with_the_whole_schedule(here):
     whole = carry_out(here, spec())
     trunk = carry_out(here, spec(decay_tokens=0, tokens=18 * BATCH, checkpoints=(15 * BATCH,)))
