@@ -230,14 +230,17 @@ class ScalingLaw:
             StoreError: the folder cannot be written.
         """
         from .card import card_text
-        from .figures import save_figures
+        from .publish import draw_figures
 
-        folder = Path(folder)
-        names = []
+        # All is drawn and written down before the first file changes, and points and law go last, one after the other:
+        # a reader refuses points that are not those of the law beside them.
+        pictures = {} if self.points_ is None else draw_figures(self)
+        card, folder = card_text(self, list(pictures)), Path(folder)
+        for name, picture in pictures.items():
+            write_atomic(folder / "figures" / name, picture)
+        write_atomic(folder / "README.md", card)
         if self.points_ is not None:
             _write_points(self.points_, folder)
-            names = save_figures(self, folder / "figures")
-        write_atomic(folder / "README.md", card_text(self, names))
         write_law(self.fitted, folder / LAW_FILE)
 
     def to_html(self) -> str:
@@ -312,12 +315,13 @@ class ScalingLaw:
 
 
 def _write_points(points: Points, folder: Path) -> None:
-    for name in ("points.jsonl", "points.csv"):
-        (folder / name).unlink(missing_ok=True)
     if points.records is None:
-        write_atomic(folder / "points.csv", points.to_csv())
+        name, other, text = "points.csv", "points.jsonl", points.to_csv()
     else:
-        write_atomic(folder / "points.jsonl", "".join(seal(record.to_dict()) + "\n" for record in points.records))
+        name, other = "points.jsonl", "points.csv"
+        text = "".join(seal(record.to_dict()) + "\n" for record in points.records)
+    write_atomic(folder / name, text)
+    (folder / other).unlink(missing_ok=True)
 
 
 def _read_points(folder: Path, law: FittedLaw) -> Points | None:

@@ -19,7 +19,7 @@ from .law_file import LARGEST_LAW, LAW_FILE
 if TYPE_CHECKING:
     from .law import ScalingLaw
 
-__all__ = ["found_folder", "law_files", "push_law", "push_planner"]
+__all__ = ["draw_figures", "found_folder", "law_files", "push_law", "push_planner"]
 
 _POINTS = ("points.jsonl", "points.csv")
 # What a push of a law speaks for: of an older law nothing stays beside a new one.
@@ -41,6 +41,14 @@ def found_folder(place: str | Path, revision: str | None = None) -> Path:
     if not (folder / LAW_FILE).exists():
         raise HubError(f"{place} holds no {LAW_FILE}, so it is no law. Check the name and the revision.")
     return folder
+
+
+def draw_figures(law: "ScalingLaw") -> dict[str, bytes]:
+    """The figures of a law as PNG files: name -> bytes."""
+    from .figures import save_figures
+
+    with tempfile.TemporaryDirectory() as drawn:
+        return {name: (Path(drawn) / name).read_bytes() for name in save_figures(law, drawn)}
 
 
 def law_files(
