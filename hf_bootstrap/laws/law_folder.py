@@ -3,6 +3,7 @@
 What stands in `law.json` is the business of `law_file`, what the card says that of `card`.
 """
 
+import tempfile
 from pathlib import Path
 
 from ..errors import LawFileError
@@ -23,14 +24,15 @@ def write_folder(law: LawLike, folder: str | Path) -> None:
         LawError: the form has no name.
         StoreError: the folder cannot be written.
     """
-    folder = Path(folder)
-    names: list[str] = []
+    # All is drawn and written down before the first file changes, and points and law go last, one after the other:
+    # a reader refuses points that are not those of the law beside them.
+    pictures = {} if law.points_ is None else _drawn(law)
+    card, folder = card_text(law, list(pictures)), Path(folder)
+    for name, picture in pictures.items():
+        write_atomic(folder / "figures" / name, picture)
+    write_atomic(folder / "README.md", card)
     if law.points_ is not None:
-        from .figures import save_figures
-
         _write_points(law.points_, folder)
-        names = save_figures(law, folder / "figures")
-    write_atomic(folder / "README.md", card_text(law, names))
     write_law(law.fitted, folder / LAW_FILE)
 
 
@@ -44,13 +46,22 @@ def read_folder(folder: str | Path) -> tuple[FittedLaw, Points | None]:
     return law, _read_points(Path(folder), law)
 
 
+def _drawn(law: LawLike) -> dict[str, bytes]:
+    """The figures as PNG files: name -> bytes."""
+    from .figures import save_figures
+
+    with tempfile.TemporaryDirectory() as drawn:
+        return {name: (Path(drawn) / name).read_bytes() for name in save_figures(law, drawn)}
+
+
 def _write_points(points: Points, folder: Path) -> None:
-    for name in ("points.jsonl", "points.csv"):
-        (folder / name).unlink(missing_ok=True)
     if points.records is None:
-        write_atomic(folder / "points.csv", points.to_csv())
+        name, other, text = "points.csv", "points.jsonl", points.to_csv()
     else:
-        write_atomic(folder / "points.jsonl", "".join(seal(record.to_dict()) + "\n" for record in points.records))
+        name, other = "points.jsonl", "points.csv"
+        text = "".join(seal(record.to_dict()) + "\n" for record in points.records)
+    write_atomic(folder / name, text)
+    (folder / other).unlink(missing_ok=True)
 
 
 def _read_points(folder: Path, law: FittedLaw) -> Points | None:
