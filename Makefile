@@ -8,11 +8,12 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 QUIET := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false MPLBACKEND=agg
 PYTEST := $(QUIET) $(BIN)/python -m pytest -n 2
 
-.PHONY: help demo test test-docs test-all test-hub1 check bench architectures cards clean
+.PHONY: help demo test test-docs test-all test-hub1 check bench architectures cards clean reproduce
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo       the whole story on text of this machine, about ten minutes: demo-out/report.html"
+	@echo "make reproduce CORPORA=DIR  the test of the paper in miniature, hours: reproduction-out/report.html"
 	@echo "make test       the fast tests"
 	@echo "make test-docs  the examples and the code in README and docs"
 	@echo "make test-all   everything, slow tests too"
@@ -24,6 +25,13 @@ help:
 
 demo: .venv/installed
 	$(BIN)/hf-bootstrap demo --out demo-out
+
+# Stopped at any time it goes on where it was.
+reproduce: .venv/installed
+	@test -n "$(CORPORA)" || { echo "say where the corpora are: make reproduce CORPORA=DIR"; exit 2; }
+	$(BIN)/hf-bootstrap study run examples/studies/reproduction.yaml --corpora $(CORPORA)
+	$(BIN)/hf-bootstrap study points reproduction-out --to reproduction-out/points.jsonl
+	$(BIN)/hf-bootstrap study report reproduction-out
 
 test: .venv/installed-for-tests
 	$(PYTEST) tests --ignore=tests/docs -m "not slow"

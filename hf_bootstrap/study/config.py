@@ -4,6 +4,7 @@ Loads without torch. Which runs it takes is worked out in `runs`, what they cost
 text ready.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from .reading import json_schema, read_fields
 __all__ = ["BaseConfig", "CheckpointConfig", "MethodConfig", "StudyConfig", "TextConfig", "TrainingConfig"]
 
 _DEEPEST = 50
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,60}")
+_TAKEN = ("scratch", "other-rates", "versions", "request")
 _SOURCES = ("documentation", "python-code")
 
 
@@ -82,7 +85,9 @@ class BaseConfig:
 
     def __post_init__(self) -> None:
         """Refuse a base that is both or neither."""
-        if (self.model is not None and bool(self.tokens)) == bool(self.checkpoints):
+        trained = self.model is not None and bool(self.tokens)
+        partly = self.model is not None or bool(self.tokens)
+        if trained == bool(self.checkpoints) or (self.checkpoints and partly):
             raise StudyError("a base is either a model with tokens (marks), or checkpoints. Give one of the two.")
 
 
@@ -129,8 +134,6 @@ class MethodConfig:
         where = f"method {self.name!r}"
         if not self.tokens:
             raise StudyError(f"{where} has no tokens; a method needs at least one D2 mark.")
-        if self.name == "scratch":
-            raise StudyError("no method may be named scratch: points with D1 = 0 are. Use scratch: MODEL in a method.")
         if not self.from_base and self.scratch is None:
             raise StudyError(f"{where} has from_base: false and no scratch, so there is nothing to run. Give scratch.")
         if (self.replay_text is None) != (self.replay_ratio == 0) or self.replay_ratio >= 1:
@@ -215,14 +218,27 @@ class StudyConfig:
             for name in names:
                 if name is not None and name not in known:
                     raise StudyError(f"there is no {what} {name!r}. {did_you_mean(name, known)}")
+        for name in (self.name, *self.texts, *(method.name for method in self.methods)):
+            # Names become parts of file names.
+            if not _NAME.fullmatch(name) or name in _TAKEN:
+                raise StudyError(
+                    f"{name!r} cannot be a name: it becomes part of a file's name. Use letters, digits, and . _ + - "
+                    f"inside; {' and '.join(_TAKEN)} are taken."
+                )
         twice = {m.name for m in self.methods if [n.name for n in self.methods].count(m.name) > 1}
         if twice:
             raise StudyError(f"methods {sorted(twice)} are given twice; a law is fitted by name. Rename one.")
         self._check_marks()
+        for name, fields in self.models.items():
+            if not isinstance(fields, Mapping):
+                raise StudyError(f"model {name!r} is {fields!r}; it must be a mapping, the config of a model.")
         for name in self.models:
             self.model(name)
 
     def _check_marks(self) -> None:
+        for base in self.bases:
+            if not all(count > 0 for count in (*base.tokens, *(checkpoint.tokens for checkpoint in base.checkpoints))):
+                raise StudyError("a base has 0 tokens; a model from scratch is the scratch: of a method, not a base.")
         marks = {count for base in self.bases for count in base.tokens}
         marks |= {checkpoint.tokens for base in self.bases for checkpoint in base.checkpoints}
         for method in self.methods:

@@ -57,8 +57,8 @@ def flops(spec: RunSpec, shape: Mapping[str, Any]) -> float | None:
     if not shape:
         return None
     layers, matmul, _ = _sizes(shape)
-    heads = shape.get("num_attention_heads", 1)
-    width = heads * (shape.get("head_dim") or shape.get("hidden_size", 64) // heads)
+    heads, hidden = shape.get("num_attention_heads", 1), shape.get("hidden_size", shape.get("n_embd", 64))
+    width = heads * (shape.get("head_dim") or hidden // heads)
     return own_tokens(spec) * training_flops_per_token(matmul, layers, width, spec.sequence_length)
 
 

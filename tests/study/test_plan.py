@@ -62,6 +62,15 @@ def test_flops_are_six_a_weight_and_token_and_attention():
     assert plan.hours is None
 
 
+def test_flops_of_a_model_with_other_names_for_its_sizes():
+    record = {**demo_study_record(), "methods": []}
+    record["models"] = {"small": {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "vocab_size": 512}}
+    config = StudyConfig.from_dict(record)
+    plan = make_plan(config, planned_runs(config, None)[0])
+    matmul = 2 * (4 * 64 * 64 + 3 * 64 * 192) + 64 * 512  # a gated MLP is assumed
+    assert plan.flops == pytest.approx(plan.tokens * 6 * (matmul + 2 * 64 * 128))
+
+
 def test_a_sound_grid_has_no_weakness():
     assert list(find_weaknesses(sound())) == []
 

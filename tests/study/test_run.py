@@ -180,7 +180,7 @@ def test_what_a_killed_study_held_is_taken_over_by_the_one_beside_it(tmp_path):
     one.communicate()
     two.communicate(timeout=60)
     assert two.returncode == 0
-    assert sorted(ended(tmp_path)) == sorted(spec.run_id for spec in specs)
+    assert set(ended(tmp_path)) == {spec.run_id for spec in specs}
 
 
 def test_a_base_that_was_deleted_is_named_and_the_rest_goes_on(tiny_grid, tmp_path):

@@ -1,0 +1,146 @@
+"""Text made ready for a study, with tokens that are characters."""
+
+import gzip
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hf_bootstrap.errors import StudyError
+from hf_bootstrap.study.conduct import check_room, check_text, make_ready
+from hf_bootstrap.study.config import StudyConfig
+from hf_bootstrap.study.corpora import prepare_text
+
+from .conftest import DEMO_FACTS, SMALL, demo_study_record
+
+GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "studies.md"
+
+
+@dataclass
+class Packed:
+    tokens: int
+    documents: int
+    text_bytes: int
+    hash: str
+    tokenizer_hash: str = "characters"
+
+
+class Characters:
+    """Makes a token of every character, and keeps what it was given."""
+
+    def __init__(self):
+        self.packed = {}
+
+    def load_tokenizer(self, path):
+        return path
+
+    def train_tokenizer(self, documents, vocab_size, folder):
+        return Path(folder)
+
+    def pack(self, documents, tokenizer, path):
+        text = "".join(documents)
+        self.packed[Path(path).stem] = list(documents)
+        return Packed(len(text), len(documents), len(text), hashlib.sha256(text.encode()).hexdigest())
+
+
+def prose(letter, sentences):
+    return "\n\n".join(f"{letter}{number} " * 20 for number in range(sentences))
+
+
+@pytest.fixture
+def corpora(tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_bootstrap.study.corpora._CHAPTER", 2_000)  # so that little text divides
+    folder = tmp_path / "corpora"
+    (folder / "de").mkdir(parents=True)
+    (folder / "en.txt").write_text(prose("e", 3000))
+    (folder / "de" / "one.txt.gz").write_bytes(gzip.compress(prose("d", 1500).encode()))
+    (folder / "de" / "two.jsonl").write_text("".join(json.dumps({"text": prose("z", 40)}) + "\n" for _ in range(1)))
+    return folder
+
+
+def study(**more):
+    record = {
+        "name": "two",
+        "texts": {"en": {"files": "*.txt"}, "de": {"files": "de/*"}},
+        "vocab_size": 300,
+        "held_out_characters": 2_000,
+        "models": {"small": dict(SMALL)},
+        "bases": [{"model": "small", "text": "en", "tokens": [10_240, 20_480]}],
+        "methods": [{"name": "mixed", "text": "de", "tokens": [10_240], "replay_text": "en", "replay_ratio": 0.2}],
+        "training": {"warmup_steps": 2, "rewarm_steps": 1},
+        "seeds": [0, 1],
+    }
+    return StudyConfig.from_dict({**record, **more})
+
+
+def prepare(config, folder, corpora):
+    tokens = Characters()
+    facts = prepare_text(config, folder, tokens, corpora=corpora, say=lambda text: None)
+    return facts, tokens.packed
+
+
+def test_seeds_share_what_is_held_out_and_differ_in_order(corpora, tmp_path):
+    facts, packed = prepare(study(), tmp_path, corpora)
+    assert set(facts["en"]) == {"train", "train-1", "held_out"}
+    assert packed["en-train"] != packed["en-train-1"]
+    assert sorted(packed["en-train"]) == sorted(packed["en-train-1"])
+    assert not set(packed["en-held_out"]) & set(packed["en-train"])
+    assert facts["en"]["train"]["hash"] != facts["en"]["train-1"]["hash"]
+
+
+def test_replayed_text_has_its_share_from_the_beginning_on(corpora, tmp_path):
+    facts, packed = prepare(study(), tmp_path, corpora)
+    mixed = packed["de-train-mixed"]
+    old = set(packed["en-train"])
+    for part in (mixed[:100], mixed):
+        share = sum(len(text) for text in part if text in old) / sum(map(len, part))
+        assert share == pytest.approx(0.2, abs=0.02)
+    assert [text for text in mixed if text not in old] == packed["de-train"]
+    assert facts["de"]["train-mixed"]["replay_ratio"] == 0.2
+
+
+def test_text_is_prepared_once_and_again_when_the_file_or_the_text_changes(corpora, tmp_path):
+    prepare(study(), tmp_path, corpora)
+    assert prepare(study(), tmp_path, corpora)[1] == {}
+    assert prepare(study(held_out_characters=1_000), tmp_path, corpora)[1]
+    (corpora / "en.txt").write_text(prose("n", 3500))
+    assert prepare(study(held_out_characters=1_000), tmp_path, corpora)[1]
+
+
+def test_files_that_are_not_there_or_no_text_are_named(corpora, tmp_path):
+    with pytest.raises(StudyError, match="--corpora DIR"):
+        prepare(study(), tmp_path, None)
+    with pytest.raises(StudyError, match="there is no such file"):
+        prepare(study(), tmp_path, tmp_path / "nowhere")
+    (corpora / "en.txt").write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(StudyError, match=r"en\.txt cannot be read as text"):
+        prepare(study(), tmp_path, corpora)
+
+
+def test_too_little_text_is_refused_with_the_numbers_before_anything_starts(corpora, tmp_path):
+    config = study(bases=[{"model": "small", "text": "en", "tokens": [10_240, 10_240_000]}])
+    with pytest.raises(StudyError, match=r"en-train\.safetensors has [\d,]+ tokens and 10,240,000 are asked"):
+        make_ready(config, tmp_path, Characters(), corpora=corpora, say=lambda text: None)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_too_little_disk_is_refused_with_the_numbers(tiny_grid, tmp_path, monkeypatch):
+    specs = tiny_grid.specs()
+    check_room(specs, tmp_path)
+    check_text(specs, DEMO_FACTS | {"docs": {}, "code": {}})
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 1_000_000})())
+    with pytest.raises(StudyError, match=r"12 runs to do may take .* MB and .* has 1 MB free"):
+        check_room(specs, tmp_path)
+
+
+def test_the_study_the_guide_shows_and_those_shipped_can_be_read():
+    (shown,) = [part.partition("```")[0] for part in GUIDE.read_text().split("```yaml\n")[1:]]
+    assert StudyConfig.from_dict(yaml.safe_load(shown)).name == "small"
+    files = sorted((GUIDE.parents[2] / "examples" / "studies").glob("*.yaml"))
+    assert files
+    for file in files:
+        StudyConfig.from_file(file)
+    assert StudyConfig.from_dict(demo_study_record()).name == "demo"
