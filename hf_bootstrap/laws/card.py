@@ -156,7 +156,7 @@ def _ranges(law: FittedLaw) -> Markdown | None:
 
 def _definitions(law: FittedLaw) -> list[str]:
     told = {n: f"{d.value:.4g}" if isinstance(d.value, float) else d.value for n, d in law.definitions.items()}
-    return [f"{name}: {value}." for name, value in told.items() if value is not None]
+    return [Markdown(f"{code(name)}: {plain(value)}.") for name, value in told.items() if value is not None]
 
 
 def _data(points: Points | None) -> list[str]:

@@ -130,7 +130,7 @@ class ScalingCallback(TrainerCallback):
         self._look_at, self._fastest = state.global_step + 1, 0.0
         if self._next_mark == before[0]:
             self._measure(args, state, model)
-            state.log_history.append({"step": state.global_step, **self._pending})
+            self._note(state)
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -169,7 +169,7 @@ class ScalingCallback(TrainerCallback):
                     f"{args.learning_rate}; lower it, or look at the data there. Points before this step are kept."
                 )
         began = time.perf_counter()
-        numbers = {**dict(zip(_COUNTS, self._counter.totals(), strict=True)), **self._pending}
+        numbers = {**self._pending, **dict(zip(_COUNTS, self._counter.totals(), strict=True))}
         self._pending = {}
         if logs is not None:
             logs.update(numbers)
@@ -195,9 +195,14 @@ class ScalingCallback(TrainerCallback):
     ) -> None:
         """Measure a run that was stopped before its last step."""
         self._measure(args, state, kwargs["model"])
+        self._note(state)
+        self._counter.detach()
+
+    def _note(self, state: TrainerState) -> None:
+        """Put a measurement no log will carry into the history; it must not wait for the log of a later step."""
         if self._pending:
             state.log_history.append({"step": state.global_step, **self._pending})
-        self._counter.detach()
+        self._pending = {}
 
     def lead(self, trainer: Any) -> None:
         """Put this callback before the trackers of a Trainer, which otherwise are told of each log first."""

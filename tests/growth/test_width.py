@@ -258,7 +258,8 @@ def test_an_operator_of_ones_own_is_used():
 def test_what_cannot_be_widened_says_why(model_type, reason):
     from transformers import AutoConfig
 
-    fields = {"hidden_size": 48, "num_hidden_layers": 2, "vocab_size": 97, "num_attention_heads": 4, "pad_token_id": 0}
+    fields = {"hidden_size": 48, "num_hidden_layers": 2, "vocab_size": 97, "pad_token_id": 0}
+    fields |= {"num_attention_heads": 4, "num_key_value_heads": 4}
     config = AutoConfig.for_model(model_type)
     for name, value in fields.items():
         setattr(config, config.attribute_map.get(name, name), value)

@@ -2,12 +2,14 @@
 
 import json
 import re
+import zlib
 
 import pytest
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from hf_bootstrap import ScalingLaw
+from hf_bootstrap.records import canonical_json
 
 from .conftest import Failed
 from .store import File
@@ -138,6 +140,12 @@ class _Huge(File):
         return {**super().listing(path), "size": 300_000_000}
 
 
+def forge(path, record):
+    """Write a law file with a right checksum, as a stranger can."""
+    record = {name: value for name, value in record.items() if name != "crc32"}
+    path.write_text(json.dumps(record | {"crc32": zlib.crc32(canonical_json(record).encode())}))
+
+
 EVIL = (
     "x|y `z` <img src=x onerror=alert(1)> [a](javascript:alert(2)) ![b](http://evil/p.png)\n# head\n---\nlicense: mit"
 )
@@ -147,8 +155,7 @@ def test_names_in_a_strangers_law_become_text_in_our_card(tmp_path):
     law = _law()
     law.save_pretrained(tmp_path)
     record = json.loads((tmp_path / "law.json").read_text())
-    record["warnings"] = [EVIL]
-    (tmp_path / "law.json").write_text(json.dumps(record))
+    forge(tmp_path / "law.json", record | {"warnings": [EVIL]})
     ScalingLaw.from_pretrained(tmp_path).save_pretrained(tmp_path / "again")
     card = (tmp_path / "again" / "README.md").read_text()
     _, metadata, body = card.split("---\n", 2)

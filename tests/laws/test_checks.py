@@ -199,7 +199,7 @@ def test_with_a_constant_ratio_only_combinations_are_known_and_no_number_is_show
     assert law.params_["alpha3"] is not None
     law.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "law.json").read_text())["params"]["A"] is None
-    assert "| alpha1 | - | - | - | - |" in (tmp_path / "README.md").read_text()
+    assert "| `alpha1` | - | - | - | - |" in (tmp_path / "README.md").read_text()
     again = ScalingLaw.from_pretrained(tmp_path)
     assert again.params_ == law.params_
     assert again.saturation().value is None

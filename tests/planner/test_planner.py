@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import zlib
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hf_bootstrap import ScalingLaw
 from hf_bootstrap.laws.forms import FORMS
 from hf_bootstrap.laws.planner import planner_page, planner_record
 from hf_bootstrap.laws.scratch import WithScratch
+from hf_bootstrap.records import canonical_json
 
 UPCYCLED = {"A": 16.3, "alpha1": 0.043, "alpha2": 0.085, "alpha3": 7.98e-4, "B": 8.53, "beta": 0.112, "E": 0.165}
 CHINCHILLA = {"A": 482.01, "B": 2085.43, "E": 1.8172, "alpha": 0.3478, "beta": 0.3658}
@@ -238,10 +240,10 @@ def test_nothing_may_be_loaded_even_by_a_page_that_was_tampered_with(opened, fit
 def test_names_of_a_hostile_law_are_shown_and_do_nothing(opened, fitted, tmp_path):
     evil = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
     fitted.save_pretrained(tmp_path)
-    text = (tmp_path / "law.json").read_text()
-    record = json.loads(text)
+    record = json.loads((tmp_path / "law.json").read_text())
     record["warnings"] = [evil]
-    record["replicates"]["unit"] = evil
+    del record["crc32"]
+    record["crc32"] = zlib.crc32(canonical_json(record).encode())  # as a stranger can
     (tmp_path / "law.json").write_text(json.dumps(record))
     law = ScalingLaw.from_pretrained(tmp_path)
     page = opened(law.to_html())

@@ -155,3 +155,12 @@ def test_an_unfinished_start_is_refused(here):
 def test_a_diverging_run_says_so(here):
     with pytest.raises(TrainingError, match="diverged"):
         carry_out(here, spec(peak_lr=1e30, tokens=200 * BATCH, decay_tokens=0))
+
+
+def test_a_branch_off_the_first_log_counts_from_its_checkpoint(here):
+    """A point at step 0 once left its counts, all zero, to the first log; a checkpoint there took them for its own."""
+    trunk = carry_out(here, spec(decay_tokens=0, marks=(0,), tokens=18 * BATCH, checkpoints=(15 * BATCH,)))
+    branch = carry_out(here, spec(model=None, start=f"{trunk.spec().run_id}/checkpoint-15", resume=True))
+    assert [(point.step, point.tokens) for point in (*trunk.points(), *branch.points())] == [
+        (0, 0), (18, 18 * BATCH), (20, 20 * BATCH)
+    ]  # fmt: skip
