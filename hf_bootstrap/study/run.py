@@ -69,13 +69,13 @@ def run_study(
         queue = Queue(specs, folder)
         show = on_progress or stack.enter_context(show_progress())
         if queue.waiting:
-            stack.enter_context(_interruptible(queue))
+            stop_if_asked = stack.enter_context(_interruptible(queue))
             at_work = window or Window(run_one, workers, preload)
             stack.enter_context(at_work)
             leases = Leases(folder)
             # Left in the other order: first the processes end, then their runs are given back.
             try:
-                _drive(queue, at_work, leases, show, retries)
+                _drive(queue, at_work, leases, show, retries, stop_if_asked)
             finally:
                 at_work.__exit__()
                 leases.release(leases.held)
@@ -120,13 +120,19 @@ def file_name(method: str) -> str:
 
 
 def _drive(
-    queue: Queue, window: Window | JobWindow, leases: Leases, show: Callable[[Progress], None], retries: int
+    queue: Queue,
+    window: Window | JobWindow,
+    leases: Leases,
+    show: Callable[[Progress], None],
+    retries: int,
+    stop_if_asked: Callable[[], None],
 ) -> None:
     """Keep the window full until nothing is left that this or another process could do."""
     pace = _Pace()
     tries: dict[str, int] = {}
     failures: dict[str, str] = {}
     while True:
+        stop_if_asked()
         # What has failed to the end is not taken again.
         while not window.is_full:
             run_id = queue.take(lambda run_id: run_id not in failures and leases.take(run_id))
@@ -190,12 +196,27 @@ class _Pace:
 
 
 @contextlib.contextmanager
-def _interruptible(queue: Queue) -> Iterator[None]:
-    """Take SIGTERM for Ctrl-C, and let either say where the study stands."""
+def _interruptible(queue: Queue) -> Iterator[Callable[[], None]]:
+    """Take SIGTERM for Ctrl-C, and let either say where the study stands.
+
+    A signal is noted, and raised by the function this gives, where the study can stop: an exception in the middle of
+    a clean-up can be lost. A second one stops at once.
+    """
+    asked: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        asked.append(number)
+        signal.signal(number, signal.default_int_handler)
+
+    def stop_if_asked() -> None:
+        if asked:
+            raise KeyboardInterrupt
+
     in_main_thread = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler) if in_main_thread else None
+    numbers = (signal.SIGINT, signal.SIGTERM) if in_main_thread else ()
+    before = {number: signal.signal(number, note) for number in numbers}
     try:
-        yield
+        yield stop_if_asked
     except KeyboardInterrupt:
         done = sum(folder.is_done() for folder in queue.folders.values())
         raise KeyboardInterrupt(
@@ -203,5 +224,5 @@ def _interruptible(queue: Queue) -> Iterator[None]:
             "Start the study again: it goes on from here."
         ) from None
     finally:
-        if in_main_thread:
-            signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
