@@ -200,7 +200,7 @@ def _interruptible(queue: Queue) -> Iterator[Callable[[], None]]:
     """Take SIGTERM for Ctrl-C, and let either say where the study stands.
 
     A signal is noted, and raised by the function this gives, where the study can stop: an exception in the middle of
-    a clean-up can be lost. A second one stops at once.
+    a clean-up can be lost. A second one stops at once. What a shell has told a background job to ignore stays ignored.
     """
     asked: list[int] = []
 
@@ -214,7 +214,8 @@ def _interruptible(queue: Queue) -> Iterator[Callable[[], None]]:
 
     in_main_thread = threading.current_thread() is threading.main_thread()
     numbers = (signal.SIGINT, signal.SIGTERM) if in_main_thread else ()
-    before = {number: signal.signal(number, note) for number in numbers}
+    heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, note) for number in heeded}
     try:
         yield stop_if_asked
     except KeyboardInterrupt:

@@ -19,8 +19,11 @@ from hf_bootstrap.study.run import export_points, run_study
 from . import fake_runs
 from .conftest import make_tiny_grid
 
+# A shell lets its background jobs ignore SIGINT, and with them the tests that run there.
 STUDY = """
+import signal
 import sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from tests.study.conftest import make_tiny_grid
 from hf_bootstrap.study.run import run_study
 if __name__ == "__main__":
