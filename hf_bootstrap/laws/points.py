@@ -146,7 +146,8 @@ class Points:
         """The rows as CSV text under our names, numbers in full precision."""
         table = self._table()
         file = io.StringIO()
-        writer = csv.writer(file, lineterminator="\n")
+        # Text is quoted whatever it holds: a bare carriage return in a name would end the row.
+        writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
         writer.writerow(table)
         writer.writerows(zip(*table.values(), strict=True))
         return file.getvalue()

@@ -221,7 +221,7 @@ IDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"
 @IN_ONE_FOLDER
 @given(
     ids=st.lists(
-        IDS | st.sampled_from(["007", "1e5", " a", 'q"', "a,b", "a\nb", "nan", "None"]), min_size=8, max_size=8
+        IDS | st.sampled_from(["007", "1e5", " a", 'q"', "a,b", "a\nb", "a\rb", "nan", "None"]), min_size=8, max_size=8
     )
 )
 def test_a_law_and_its_points_agree_whatever_the_runs_are_called(tmp_path, ids):
