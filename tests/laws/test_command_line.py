@@ -17,7 +17,7 @@ from .grids import demo_design, measured
 def table(tmp_path):
     path = tmp_path / "points.csv"
     text = Points.read(measured(demo_design(), noise=0.003)).to_csv()
-    path.write_text(text.replace("base_tokens,tokens,loss", "D1,D2,loss_nats", 1))
+    path.write_text(text.replace('"base_tokens","tokens","loss"', '"D1","D2","loss_nats"', 1))
     return path
 
 
