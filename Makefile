@@ -6,7 +6,8 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 # One thread a process: the tests share the machine with each other, and small models gain nothing from more.
 QUIET := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false MPLBACKEND=agg
-PYTEST := $(QUIET) $(BIN)/python -m pytest -n 2
+# By files, because the tests of one share what is dear to set up; in order, because the longest come early.
+PYTEST := $(QUIET) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo test test-docs test-all test-hub1 check bench architectures cards clean reproduce
 .DELETE_ON_ERROR:
