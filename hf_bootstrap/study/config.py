@@ -13,9 +13,10 @@ from typing import Any, Self
 from ..errors import GrowthError, StudyError, did_you_mean
 from ..growth.config import GrowthConfig
 from ..records import canonical_json
+from .grid import Checkpoint
 from .reading import json_schema, read_fields
 
-__all__ = ["BaseConfig", "CheckpointConfig", "MethodConfig", "StudyConfig", "TextConfig", "TrainingConfig"]
+__all__ = ["BaseConfig", "MethodConfig", "StudyConfig", "TextConfig", "TrainingConfig"]
 
 _DEEPEST = 50
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,60}")
@@ -47,24 +48,6 @@ class TextConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckpointConfig:
-    """A model trained elsewhere, and what is known of it.
-
-    Attributes:
-        path: absolute path of a folder, or a Hub name.
-        tokens: D1, the tokens it was trained on.
-        decayed: whether its learning rate had been decayed; left out where nobody knows.
-        run: name of the training it came from; checkpoints of one training share it, and intervals rest on how
-            many there are. Left out, every checkpoint is a training of its own.
-    """
-
-    path: str
-    tokens: int
-    decayed: bool | None = None
-    run: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class BaseConfig:
     """The first stage: a model trained here to several marks, or checkpoints trained elsewhere.
 
@@ -81,7 +64,7 @@ class BaseConfig:
     model: str | None = None
     tokens: tuple[int, ...] = ()
     reserve_tokens: int | None = None
-    checkpoints: tuple[CheckpointConfig, ...] = ()
+    checkpoints: tuple[Checkpoint, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse a base that is both or neither."""

@@ -38,7 +38,15 @@ class Corpus:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A base trained elsewhere: where it is, D1, whether its rate was decayed, and the training it came from."""
+    """A model trained elsewhere, and what is known of it.
+
+    Attributes:
+        path: absolute path of a folder, or a Hub name.
+        tokens: D1, the tokens it was trained on.
+        decayed: whether its learning rate had been decayed; left out where nobody knows.
+        run: name of the training it came from; checkpoints of one training share it, and intervals rest on how
+            many there are. Left out, every checkpoint is a training of its own.
+    """
 
     path: str
     tokens: int

@@ -10,7 +10,7 @@ from ..records import RunSpec
 from ..store import COMPLETE, RunFolder
 from .config import BaseConfig, MethodConfig, StudyConfig
 from .corpora import train_name
-from .grid import Checkpoint, Corpus, Grid, Method
+from .grid import Corpus, Grid, Method
 from .stages import Known
 
 __all__ = ["grids", "known_runs", "study_runs"]
@@ -65,7 +65,7 @@ def _grid(config: StudyConfig, facts: Mapping[str, Any], base: BaseConfig, seed:
         model=None if base.model is None else config.model(base.model),
         corpus=_corpus(config, facts, base.text, seed),
         base_tokens=base.tokens,
-        bases=tuple(Checkpoint(path=c.path, tokens=c.tokens, decayed=c.decayed, run=c.run) for c in base.checkpoints),
+        bases=base.checkpoints,
         methods=tuple(
             _method(config, facts, method, seed)
             for method in config.methods
