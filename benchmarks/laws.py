@@ -29,7 +29,7 @@ from hf_bootstrap import FORMS, ScalingLaw, ScalingPoint
 from hf_bootstrap.laws.fitting import fit_form, refit
 from hf_bootstrap.laws.newton import screen
 from hf_bootstrap.laws.points import Points
-from hf_bootstrap.records import seal
+from hf_bootstrap.sealing import seal
 
 Array = npt.NDArray[np.float64]
 OPTIMUM = 1.01827401780e-3

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from hf_bootstrap import records
 from hf_bootstrap.errors import PointError, RecordError
-from hf_bootstrap.records import PHASES, SCHEMA, RunSpec, ScalingPoint, canonical_json, seal, unseal
+from hf_bootstrap.records import PHASES, SCHEMA, RunSpec, ScalingPoint
+from hf_bootstrap.sealing import canonical_json, seal, unseal
 
 from .strategies import points, specs, sums, words
 

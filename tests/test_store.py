@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hf_bootstrap.errors import CorruptFileError, PointError, RecordError, StoreError
-from hf_bootstrap.records import RunSpec, ScalingPoint, seal
+from hf_bootstrap.records import RunSpec, ScalingPoint
+from hf_bootstrap.sealing import seal
 from hf_bootstrap.store import (
     COMPLETE,
     RunFolder,

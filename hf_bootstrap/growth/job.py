@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..errors import GrowthError, StoreError
-from ..records import canonical_json
+from ..sealing import canonical_json
 from .architecture import build_meta, named_tensors
 from .checkpoint import Checkpoint, Match, match_tensors, open_checkpoint, real_file
 from .config import GrowthConfig

@@ -1,7 +1,7 @@
 """Two files of points become one that holds every point of both once; where the files lie is not known here."""
 
 from ..errors import HubError, PointError
-from ..records import canonical_json, seal, unseal
+from ..sealing import canonical_json, seal, unseal
 
 __all__ = ["merge_points"]
 

@@ -4,13 +4,12 @@ What the record holds is the business of `law_record`, the folder around it (poi
 """
 
 import json
-import zlib
 from pathlib import Path
 from typing import Any
 
 from ..errors import LawError, LawFileError, RecordError
 from ..fields import brief
-from ..records import canonical_json
+from ..sealing import checksum, strict_json
 from ..store import write_atomic
 from .fitted import FittedLaw
 from .forms import FORMS
@@ -33,7 +32,7 @@ def write_law(law: FittedLaw, path: str | Path) -> None:
     if name not in FORMS or type(FORMS[name]) is not type(getattr(law.form, "inner", law.form)):
         raise LawError(f"The form {name!r} is not in FORMS, so a saved law could not be read. Add it there first.")
     record = law_to_record(law)
-    record["crc32"] = zlib.crc32(canonical_json(record).encode())
+    record["crc32"] = checksum(record)
     theta = record["replicates"]["theta"]
     rows = ",\n".join(json.dumps(row, allow_nan=False) for row in theta)
     short = {**record, "replicates": {**record["replicates"], "theta": "@replicates"}}
@@ -58,7 +57,7 @@ def read_law(path: str | Path) -> FittedLaw:
         )
     stated = record.pop("crc32", None)
     try:
-        actual = zlib.crc32(canonical_json(record).encode())
+        actual = checksum(record)
     except RecordError as error:
         raise LawFileError(f"{path} cannot be checked. {error} Restore it or fit again.") from error
     if type(stated) is not int or stated != actual:
@@ -78,7 +77,7 @@ def _load(path: Path) -> dict[str, Any]:
         if size > LARGEST_LAW:
             raise LawFileError(f"{path} has {size:,} bytes; no law is that large. It is not read.")
         text = path.read_text(encoding="utf-8")
-        record = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_refuse_twice)
+        record = strict_json(text)
     except OSError as error:
         raise LawFileError(
             f"{path} cannot be read: {error.strerror}. Give the folder that save_pretrained wrote."
@@ -89,15 +88,4 @@ def _load(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(record, dict):
         raise LawFileError(f"{path} holds a {type(record).__name__}, not a law.")
-    return record
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a number JSON knows")
-
-
-def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    record = dict(pairs)
-    if len(record) != len(pairs):
-        raise ValueError(f"a key is given twice among {brief([key for key, _ in pairs])}")
     return record

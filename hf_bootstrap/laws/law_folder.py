@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from ..errors import LawFileError
-from ..records import seal
+from ..sealing import seal
 from ..store import write_atomic
 from .card import card_text
 from .fitted import FittedLaw, LawLike

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from ..errors import GrowthError, StudyError, did_you_mean
 from ..growth.config import GrowthConfig
-from ..records import canonical_json
+from ..sealing import canonical_json
 from .grid import Checkpoint
 from .reading import json_schema, read_fields
 

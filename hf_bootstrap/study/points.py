@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StoreError, StudyError
-from ..records import ScalingPoint, seal
+from ..records import ScalingPoint
+from ..sealing import seal
 from ..store import RunFolder, read_json, write_atomic
 
 __all__ = ["best_rates", "gather_points", "with_replay", "write_points"]

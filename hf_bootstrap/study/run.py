@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import StudyError
-from ..records import RunSpec, ScalingPoint, seal
+from ..records import RunSpec, ScalingPoint
+from ..sealing import seal
 from ..store import RunFolder, write_atomic
 from .cluster import JobWindow
 from .launch import PRELOAD, Window

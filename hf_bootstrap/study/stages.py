@@ -7,7 +7,8 @@ trains only what is new. Pure: what exists is handed in as `Known`; reading fold
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from ..records import RunSpec, canonical_json
+from ..records import RunSpec
+from ..sealing import canonical_json
 
 __all__ = ["Known", "Laid", "lay_out", "stable_key"]
 

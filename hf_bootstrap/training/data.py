@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch.utils.data import Dataset
 
 from ..errors import DataError
-from ..records import canonical_json
+from ..sealing import canonical_json
 from ..store import write_atomic
 from .encoding import encode
 

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ..errors import DataError
-from ..records import canonical_json
+from ..sealing import canonical_json
 from .data import PackedBlocks
 
 __all__ = ["Replay"]

@@ -13,7 +13,9 @@ import pytest
 
 from hf_bootstrap import ScalingLaw, store
 from hf_bootstrap.errors import PointError, RecordError
-from hf_bootstrap.records import PHASES, SCHEMA, RunSpec, ScalingPoint, canonical_json, seal, unseal
+from hf_bootstrap.records import PHASES, SCHEMA, RunSpec, ScalingPoint
+from hf_bootstrap.sealing import canonical_json, seal, unseal
+from hf_bootstrap.store.points_file import LONGEST_LINE
 
 PAGE = Path(__file__).parents[2] / "docs" / "formats.md"
 TEXT = PAGE.read_text(encoding="utf-8")
@@ -75,7 +77,7 @@ def test_a_field_that_may_be_null_may_be_left_out_and_no_other():
 
 def test_limits_are_those_specified():
     (line,) = re.findall(r"longer than ([\d,]+) bytes", SECTIONS["3"])
-    assert int(line.replace(",", "")) == store._LONGEST_LINE
+    assert int(line.replace(",", "")) == LONGEST_LINE
     assert ScalingPoint(run_id="r", tokens=2**63 - 1, loss=1.0).tokens == 2**63 - 1
     with pytest.raises(RecordError):
         ScalingPoint(run_id="r", tokens=2**63, loss=1.0)

@@ -18,6 +18,7 @@ FLOORS = [
     {"errors"},
     {"units"},
     {"fields"},
+    {"sealing"},
     {"records"},
     {"store"},
     {"hub"},

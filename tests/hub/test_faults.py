@@ -176,7 +176,7 @@ def test_a_pull_request_whose_answer_was_lost_is_not_opened_twice(client, hub):
 
 def test_points_of_somebody_who_was_faster_are_kept(client, hub):
     client.run(
-        "from hf_bootstrap.records import seal\n"
+        "from hf_bootstrap.sealing import seal\n"
         "line = lambda n: (seal({'run_id': 'r', 'tokens': n}) + chr(10)).encode()\n"
         "push_files({'points.jsonl': line(1)}, 'me/law')"
     )

@@ -9,7 +9,7 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from hf_bootstrap import ScalingLaw
-from hf_bootstrap.records import canonical_json
+from hf_bootstrap.sealing import canonical_json
 
 from .conftest import Failed
 from .store import File

@@ -8,7 +8,7 @@ import pytest
 from hf_bootstrap.errors import HubError
 from hf_bootstrap.hub.merging import merge_points
 from hf_bootstrap.hub.push import folder_files
-from hf_bootstrap.records import seal
+from hf_bootstrap.sealing import seal
 
 from .conftest import Client, Failed
 
@@ -145,7 +145,7 @@ def test_points_are_merged_by_their_content():
 def test_points_pushed_by_many_at_once_are_all_there_once(hub, tmp_path, pushers, pushes):
     """Each push is of a file that holds all the pusher's points so far; all go to one repository."""
     code = (
-        "import json\nfrom hf_bootstrap.records import seal\n"
+        "import json\nfrom hf_bootstrap.sealing import seal\n"
         "lines, tries = [], 0\n"
         f"for i in range({pushes}):\n"
         "    lines.append(seal({'run_id': NAME, 'tokens': i + 1}))\n"

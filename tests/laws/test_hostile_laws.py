@@ -13,7 +13,7 @@ from hf_bootstrap import ScalingLaw
 from hf_bootstrap.errors import LawFileError
 from hf_bootstrap.laws.law_file import read_law
 from hf_bootstrap.laws.law_record import law_to_record
-from hf_bootstrap.records import canonical_json
+from hf_bootstrap.sealing import canonical_json
 
 from .grids import demo_design, measured
 

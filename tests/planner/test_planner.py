@@ -12,7 +12,7 @@ from hf_bootstrap import ScalingLaw
 from hf_bootstrap.laws.forms import FORMS
 from hf_bootstrap.laws.planner import planner_page, planner_record
 from hf_bootstrap.laws.scratch import WithScratch
-from hf_bootstrap.records import canonical_json
+from hf_bootstrap.sealing import canonical_json
 
 UPCYCLED = {"A": 16.3, "alpha1": 0.043, "alpha2": 0.085, "alpha3": 7.98e-4, "B": 8.53, "beta": 0.112, "E": 0.165}
 CHINCHILLA = {"A": 482.01, "B": 2085.43, "E": 1.8172, "alpha": 0.3478, "beta": 0.3658}

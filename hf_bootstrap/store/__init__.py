@@ -1,0 +1,18 @@
+"""Files that survive a crash: atomic writes, append-only points, and run folders."""
+
+from .files import lock, read_json, sync_folder, write_atomic, write_json
+from .points_file import PointsFile, append_point, read_points
+from .run_folder import COMPLETE, RunFolder
+
+__all__ = [
+    "COMPLETE",
+    "PointsFile",
+    "RunFolder",
+    "append_point",
+    "lock",
+    "read_json",
+    "read_points",
+    "sync_folder",
+    "write_atomic",
+    "write_json",
+]
