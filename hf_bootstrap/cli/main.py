@@ -48,7 +48,7 @@ def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
 
 
 _study = typer.Typer(help="Many runs from one file: plan, run, watch, report.", no_args_is_help=True)
-for _part in (study.plan, study.run, study.status, study.report, study.points, study.emit):
+for _part in (study.plan, study.design, study.run, study.status, study.report, study.points, study.emit):
     _study.command()(_stoppable(_part))
 app.add_typer(_study, name="study")
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ..study.config import StudyConfig
     from ..study.status import StudyStatus
 
-__all__ = ["emit", "plan", "points", "report", "run", "status"]
+__all__ = ["design", "emit", "plan", "points", "report", "run", "status"]
 
 _File = Annotated[Path, typer.Argument(help="The study: a YAML file.")]
 _Out = Annotated[Path | None, typer.Option(help="The study's folder. Default: <name of the study>-out.")]
@@ -48,6 +48,52 @@ def plan(
     speed = parse_quantity(tokens_per_second, "--tokens-per-second") if tokens_per_second else None
     made = make_plan(config, specs, done=done, tokens_per_second=speed, workers=workers, is_final=is_final)
     typer.echo(json.dumps(made.to_dict(), indent=2) if as_json else str(made))
+
+
+def design(
+    file: _File,
+    law: Annotated[Path, typer.Option(help="Folder of a bootstrap law of such runs, for instance of a pilot.")],
+    budget_flops: Annotated[str, typer.Option(help="To spend, such as 2e15; the file's budget if left out.")] = "",
+    aim: Annotated[str, typer.Option(help="What to know best: alpha3, crossover or loss.")] = "alpha3",
+    base_tokens: Annotated[str, typer.Option(help="D1 of the place asked about; for crossover and loss.")] = "",
+    tokens: Annotated[str, typer.Option(help="D2 of the place asked about; for loss.")] = "",
+    method: Annotated[str | None, typer.Option(help="Of the study; its first if left out.")] = None,
+    noise: Annotated[float | None, typer.Option(help="Of log loss; from the law's points if left out.")] = None,
+    luck: Annotated[float | None, typer.Option(help="Of log loss, shared by the rows of a base.")] = None,
+    to: Annotated[Path | None, typer.Option(help="Write the proposed study as a file.")] = None,
+    as_json: _Json = False,
+) -> None:
+    """Propose the grid that makes the interval of a decision narrowest for a budget; trains nothing.
+
+    Grids are judged by what a prior law says they would find, the best by fitting laws to drawn points.
+
+    Example: hf-bootstrap study design study.yaml --law pilot-out/law-continue --budget-flops 1e15 --to larger.yaml
+    """
+    import yaml
+
+    from ..laws.law import ScalingLaw
+    from ..store import write_atomic
+    from ..study.aims import Aim
+    from ..study.config import StudyConfig
+    from ..study.design import propose_grid
+    from ..units import parse_quantity
+
+    def quantity(text: str, name: str) -> float | None:
+        return parse_quantity(text, name) if text else None
+
+    found = propose_grid(
+        StudyConfig.from_file(file),
+        ScalingLaw.from_pretrained(law),
+        Aim(kind=aim, base_tokens=quantity(base_tokens, "--base-tokens"), tokens=quantity(tokens, "--tokens")),
+        method=method,
+        budget_flops=quantity(budget_flops, "--budget-flops"),
+        noise=noise,
+        luck=luck,
+    )
+    typer.echo(json.dumps({**found.to_dict(), "study": found.study.to_dict()}, indent=2) if as_json else str(found))
+    if to is not None:
+        write_atomic(to, yaml.safe_dump(found.study.to_dict(), sort_keys=False, width=120))
+        typer.echo(f"Written: {to}. Look at it with: hf-bootstrap study plan {to}", err=True)
 
 
 def run(

@@ -13,7 +13,7 @@ from ..errors import FitError, did_you_mean
 from .newton import Minimum, minimise, newton, screen
 from .terms import FloatArray, Form, Logs, add_up
 
-__all__ = ["OBJECTIVES", "Fit", "fit_form", "refit"]
+__all__ = ["OBJECTIVES", "Fit", "fit_form", "log_slopes", "refit"]
 
 OBJECTIVES = ("huber", "lsq")
 
@@ -103,7 +103,7 @@ def fit_form(
         theta=theta,
         value=value,
         residuals=log_loss - form.log_loss(logs, theta[None])[0],
-        slopes=_slopes(form, logs, theta),
+        slopes=log_slopes(form, logs, theta),
         n_starts=len(places),
         share=float(np.mean(near)),
         converged=bool(found.decrement[best] <= 1e-6 * value + 1e-20),
@@ -154,7 +154,8 @@ def _edge(objective: str, delta: float) -> float:
     return delta if objective == "huber" else 1e6  # no log residual is beyond it, so Huber's loss is a square
 
 
-def _slopes(form: Form, logs: Logs, theta: FloatArray) -> FloatArray:
+def log_slopes(form: Form, logs: Logs, theta: FloatArray) -> FloatArray:
+    """The derivative of ln(predicted) in each parameter at `theta` (parameters,): (rows, parameters)."""
     terms = form.terms(logs, theta[None])
     shares = add_up(terms)[1]
     return np.asarray(

@@ -14,7 +14,7 @@ from ..errors import GrowthError, StudyError, did_you_mean
 from ..growth.config import GrowthConfig
 from ..sealing import canonical_json
 from .grid import Checkpoint
-from .reading import json_schema, read_fields
+from .reading import json_schema, plain_fields, read_fields
 
 __all__ = ["BaseConfig", "MethodConfig", "StudyConfig", "TextConfig", "TrainingConfig"]
 
@@ -303,6 +303,10 @@ class StudyConfig:
             return cls.from_dict(record)
         except StudyError as error:
             raise StudyError(f"{path}: {error}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a file of this study holds, fields at their default left out; `from_dict` reads it."""
+        return dict(plain_fields(self))
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:

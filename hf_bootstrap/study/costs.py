@@ -7,7 +7,16 @@ from ..records import RunSpec
 from ..units import training_flops_per_token
 from .grid import start_run_id
 
-__all__ = ["checkpoint_bytes", "costs", "flops", "own_tokens", "shapes", "tokens_needed"]
+__all__ = [
+    "checkpoint_bytes",
+    "costs",
+    "flops",
+    "flops_per_token",
+    "grown_shape",
+    "own_tokens",
+    "shapes",
+    "tokens_needed",
+]
 
 
 def tokens_needed(specs: Sequence[RunSpec]) -> dict[str, int]:
@@ -41,7 +50,7 @@ def shapes(specs: Sequence[RunSpec]) -> dict[str, tuple[RunSpec, Mapping[str, An
         shape = spec.model
         if shape is None:
             _, before = found.get(start_run_id(spec) or "", (None, {}))
-            shape = _grown(before, spec.growth) if spec.growth else before
+            shape = grown_shape(before, spec.growth) if spec.growth else before
         found[spec.run_id] = (spec, shape)
     return found
 
@@ -54,12 +63,15 @@ def own_tokens(spec: RunSpec) -> int:
 
 def flops(spec: RunSpec, shape: Mapping[str, Any]) -> float | None:
     """Training FLOPs of the tokens a run trains itself; None where its model is not known."""
-    if not shape:
-        return None
+    return own_tokens(spec) * flops_per_token(shape, spec.sequence_length) if shape else None
+
+
+def flops_per_token(shape: Mapping[str, Any], sequence_length: int) -> float:
+    """Training FLOPs of one token of a model with this config, attention included."""
     layers, matmul, _ = _sizes(shape)
     heads, hidden = shape.get("num_attention_heads", 1), shape.get("hidden_size", shape.get("n_embd", 64))
     width = heads * (shape.get("head_dim") or hidden // heads)
-    return own_tokens(spec) * training_flops_per_token(matmul, layers, width, spec.sequence_length)
+    return training_flops_per_token(matmul, layers, width, sequence_length)
 
 
 def checkpoint_bytes(spec: RunSpec, shape: Mapping[str, Any]) -> int:
@@ -71,7 +83,8 @@ def checkpoint_bytes(spec: RunSpec, shape: Mapping[str, Any]) -> int:
     return len(spec.checkpoints) * 12 * (matmul + table)
 
 
-def _grown(shape: Mapping[str, Any], growth: Mapping[str, Any]) -> dict[str, Any]:
+def grown_shape(shape: Mapping[str, Any], growth: Mapping[str, Any]) -> dict[str, Any]:
+    """The sizes in a model's config after a growth."""
     factors = {"num_hidden_layers": growth.get("depth"), "hidden_size": growth.get("width")}
     factors["intermediate_size"] = factors["num_attention_heads"] = factors["hidden_size"]
     sizes = {key: shape[key] * (by or 1) for key, by in factors.items() if key in shape}

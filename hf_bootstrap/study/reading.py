@@ -17,7 +17,7 @@ from ..errors import BootstrapError, StudyError, did_you_mean
 from ..fields import brief
 from ..units import parse_count, parse_quantity
 
-__all__ = ["json_schema", "read_fields"]
+__all__ = ["json_schema", "plain_fields", "read_fields"]
 
 _T = TypeVar("_T")
 
@@ -50,9 +50,26 @@ def read_fields(cls: type[_T], value: Any, where: str) -> _T:
         raise StudyError(f"{where}: {error}") from error
 
 
+def plain_fields(record: Any) -> Any:
+    """The plain values that `read_fields` would read such a dataclass from; fields at their default are left out."""
+    if dataclasses.is_dataclass(record) and not isinstance(record, type):
+        found = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+        usual = {field.name: _default(field) for field in dataclasses.fields(record)}
+        return {name: plain_fields(value) for name, value in found.items() if value != usual[name]}
+    if isinstance(record, Mapping):
+        return {name: plain_fields(value) for name, value in record.items()}
+    return [plain_fields(item) for item in record] if isinstance(record, tuple | list) else record
+
+
 def json_schema(cls: type, title: str) -> dict[str, Any]:
     """JSON Schema (draft 2020-12) of a file that `read_fields` reads."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title, **_object_schema(cls)}
+
+
+def _default(field: "dataclasses.Field[Any]") -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
 
 
 def _is_required(field: "dataclasses.Field[Any]") -> bool:

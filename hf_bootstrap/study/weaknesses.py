@@ -14,14 +14,14 @@ from .corpora import placeholder_facts
 from .costs import own_tokens
 from .runs import study_runs
 
-__all__ = ["LEVELS", "Weakness", "find_weaknesses"]
+__all__ = ["LEVELS", "STEPS", "TRUNKS", "Weakness", "find_weaknesses"]
 
 # Three levels show that a slope changes, a fourth that it changes evenly; below, the form of the law decides.
 LEVELS = 4
 _DECADES = 1.0
-_TRUNKS = 3
+TRUNKS = 3
 # Shorter runs, of which re-warming and decay take a good part, fit worst (docs/log.md).
-_STEPS = 400
+STEPS = 400
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +112,7 @@ def _additions(marks: Sequence[int], missing: int, batch: int, narrow: bool) -> 
     lower = marks[-1] / 10**_DECADES if narrow else marks[0]
     if narrow:
         options.append(_spread(marks, marks[-1], upper, missing, batch))
-        if lower >= _STEPS * batch:
+        if lower >= STEPS * batch:
             options.append(_spread(marks, lower, marks[0], missing, batch))
     else:
         options.append(_between(marks, missing, batch))
@@ -204,11 +204,11 @@ def _size(method: MethodConfig) -> dict[str, object]:
 
 def _about_steps(config: StudyConfig, method: MethodConfig, own: Sequence[int]) -> Iterator[Weakness]:
     batch = config.training.batch_size * config.training.sequence_length
-    if own[0] // batch < _STEPS:
+    if own[0] // batch < STEPS:
         yield Weakness(
             method=method.name,
             problem=f"the shortest D2 is {own[0] // batch} steps, of which re-warming and decay take much.",
-            cure=f"Begin at {_STEPS} steps ({format_count(_STEPS * batch)} tokens), or judge without the shortest",
+            cure=f"Begin at {STEPS} steps ({format_count(STEPS * batch)} tokens), or judge without the shortest",
             tokens=None,
         )
 
@@ -216,14 +216,14 @@ def _about_steps(config: StudyConfig, method: MethodConfig, own: Sequence[int]) 
 def _about_trunks(config: StudyConfig) -> Iterator[Weakness]:
     trunks = len(config.seeds) * sum(bool(base.tokens) for base in config.bases)
     trunks += len({c.run or c.path for base in config.bases for c in base.checkpoints})
-    if trunks < _TRUNKS and config.methods:
+    if trunks < TRUNKS and config.methods:
         specs = study_runs(config, placeholder_facts(config))
-        more = sum(own_tokens(spec) for spec in specs) * (_TRUNKS - trunks) // max(trunks, 1)
+        more = sum(own_tokens(spec) for spec in specs) * (TRUNKS - trunks) // max(trunks, 1)
         here = any(base.tokens for base in config.bases)
         yield Weakness(
             method=None,
             problem=f"{trunks} trunk{'s' * (trunks != 1)}: how much one base differs from another of the same kind is "
             "not seen, so intervals leave it out.",
-            cure=f"Add {_TRUNKS - trunks} seeds" if here else "Add checkpoints of other trainings",
+            cure=f"Add {TRUNKS - trunks} seeds" if here else "Add checkpoints of other trainings",
             tokens=more if here else None,
         )
