@@ -193,7 +193,7 @@ def test_with_a_constant_ratio_only_combinations_are_known_and_no_number_is_show
         assert law.params_[name] is None
         assert law.interval(name) is None
         assert law.stderr_[name] is None
-        (line,) = (line for line in law.summary().splitlines() if line.startswith(f"{name} "))
+        (line,) = (line for line in law.summary(nulls=False).splitlines() if line.startswith(f"{name} "))
         assert line.split() == [name, "-", "-", "-", "-"]
     assert law.params_["alpha3"] is not None
     law.save_pretrained(tmp_path)
