@@ -50,10 +50,11 @@ def _look_convergence(points: Points, fit: Fit, replicates: Replicates) -> Itera
         yield "The search stopped before it converged; the parameters may not be the best ones."
     if fit.share < 0.1:
         yield f"Only {fit.share:.0%} of {fit.n_starts} starts reached the optimum; there may be a better one."
-    if fit.second is not None and fit.second[0] < 1.02 * fit.value:
+    if fit.second is not None and fit.second[0] < 1.02 * fit.value + 1e-20:
         other = fit.form.to_params(fit.second[1])
         told = ", ".join(f"{name} {value:.4g}" for name, value in other.items())
-        yield f"A second optimum fits almost as well (loss {fit.second[0] / fit.value - 1:+.2%}): {told}."
+        more = max(fit.second[0] / max(fit.value, 1e-20) - 1, 0.0)
+        yield f"A second optimum fits almost as well (loss {more:+.2%}): {told}."
 
 
 def _look_count(points: Points, fit: Fit, replicates: Replicates) -> Iterator[str]:

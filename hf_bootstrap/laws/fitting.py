@@ -18,6 +18,11 @@ __all__ = ["OBJECTIVES", "Fit", "fit_form", "log_slopes", "refit"]
 OBJECTIVES = ("huber", "lsq")
 
 _FEW_STEPS = 60
+_FIRST_STEPS = 30  # of every start; most have arrived then
+_AGREED = 1 / 3  # of the starts at one optimum end the search of the others
+_APART = 0.02  # of the losses, by their slopes: two places as low as each other are two optima
+_NOTHING = 1e-20  # a loss below it is rounding
+_CLOSE = 1.02  # times the least loss: what `checks` reports as fitting almost as well
 _FEW_PROBLEMS = 64
 
 
@@ -33,7 +38,7 @@ class Fit:
         value: the summed loss at `theta`.
         residuals: (rows,), ln(measured) - ln(predicted).
         slopes: (rows, parameters), derivative of ln(predicted).
-        n_starts: places screened; share: the part of the polished ones that reached `value`.
+        n_starts: places screened; share: the part of the polished ones that reached `value` while they were searched.
         converged: whether no Newton step improves it further.
         second: the best value of a different optimum and its theta, if any start ended in one.
     """
@@ -90,11 +95,14 @@ def fit_form(
     first = screen(form, logs, log_loss, places, edge)
     if not len(first):
         raise FitError(f"The form {form.name!r} has no finite value at any of {len(places)} starts: {form.formula}")
-    found = minimise(form, logs, log_loss[None], np.ones((1, rows)), first, delta=edge)
+    found = _polish(form, logs, log_loss[None], first, edge)
     best = int(np.argmin(found.value))
     value, theta = float(found.value[best]), found.theta[best]
-    near = found.value <= value * (1 + 1e-4) + 1e-20
-    others = np.flatnonzero(~near & (found.decrement <= 1e-6 * found.value))
+    slopes = log_slopes(form, logs, theta)
+    near = found.value <= value * (1 + 1e-4) + _NOTHING
+    # An optimum as low but elsewhere is another one, if a straight way to it would cost much: a flat line is none.
+    apart = np.max(np.abs((found.theta - theta) @ slopes.T), axis=1) > _APART
+    others = np.flatnonzero((~near | apart) & found.converged)
     second = int(others[np.argmin(found.value[others])]) if len(others) else None
     return Fit(
         form=form,
@@ -103,10 +111,10 @@ def fit_form(
         theta=theta,
         value=value,
         residuals=log_loss - form.log_loss(logs, theta[None])[0],
-        slopes=log_slopes(form, logs, theta),
+        slopes=slopes,
         n_starts=len(places),
         share=float(np.mean(near)),
-        converged=bool(found.decrement[best] <= 1e-6 * value + 1e-20),
+        converged=bool(found.converged[best]),
         second=None if second is None else (float(found.value[second]), found.theta[second]),
     )
 
@@ -138,16 +146,33 @@ def refit(
     best = newton(fit.form, logs, log_loss, weights, np.tile(fit.theta, (problems, 1)), edge, _FEW_STEPS)
     doubtful = np.arange(problems)
     if problems > _FEW_PROBLEMS:
-        doubtful = np.flatnonzero(best.decrement > 1e-6 * best.value + 1e-20)
+        doubtful = np.flatnonzero(~best.converged)
     for start in (fit.theta, *starts) if len(doubtful) else ():
         first = np.tile(start, (len(doubtful), 1))
         found = minimise(
             fit.form, logs, log_loss[doubtful], weights[doubtful], first, delta=edge, widest=16 * fit.delta
         )
-        better = found.value < best.value[doubtful]
-        for whole, part in ((best.theta, found.theta), (best.value, found.value), (best.decrement, found.decrement)):
-            whole[doubtful[better]] = part[better]
+        best.put(doubtful, found)
     return best
+
+
+def _polish(form: Form, logs: Logs, log_loss: FloatArray, first: FloatArray, edge: float) -> Minimum:
+    """The least loss from each start; slow ones far above are given up once a third of all agree on the best.
+
+    They crawl along a bent valley for hundreds of steps, and nearly always to the same place. Those close to the best
+    go on: each may be an optimum of its own that fits almost as well.
+    """
+    ones = np.ones_like(log_loss)
+    found = minimise(form, logs, log_loss, ones, first, delta=edge, steps=_FIRST_STEPS)
+    done = found.decrement <= 1e-12 * found.value + 1e-30
+    best = found.value.min()
+    going = ~done
+    if np.mean(done & (found.value <= best * (1 + 1e-9) + 1e-30)) >= _AGREED:
+        going &= found.value < _CLOSE * best
+    slow = np.flatnonzero(going)
+    if len(slow):
+        found.put(slow, newton(form, logs, log_loss, ones, found.theta[slow], edge))
+    return found
 
 
 def _edge(objective: str, delta: float) -> float:

@@ -157,7 +157,7 @@ def test_a_constant_loss_has_no_certain_looking_law():
 def test_mixed_units_are_named_with_their_rows(door, tmp_path):
     table = {name: list(column) for name, column in measured(demo_design(), noise=0.003).items()}
     mixed = {**table, "tokens": [int(t) // (1000 if i in (4, 9) else 1) for i, t in enumerate(table["tokens"])]}
-    law = ScalingLaw("additive", resamples=5).fit(DOORS[door](mixed, tmp_path))
+    law = ScalingLaw("multiplicative", resamples=5).fit(DOORS[door](mixed, tmp_path))
     assert any("are millions mixed with billions?" in sentence for sentence in law.checks_)
     bits = {**table, "loss": [x / math.log(2) if i == 6 else x for i, x in enumerate(table["loss"])]}
     law = ScalingLaw(resamples=5).fit(DOORS[door](bits, tmp_path))

@@ -46,9 +46,8 @@ def test_sound_points_are_left_in_peace():
 def test_1_a_search_that_has_two_answers_says_so():
     rows = {"tokens": np.geomspace(1e6, 1e9, 9), "n_params": np.geomspace(1e6, 1e9, 9)}
     rows["loss"] = 1.7 + 400 * rows["n_params"] ** -0.34 + 400 * rows["tokens"] ** -0.30
-    assert any("second optimum" in c or "Only" in c for c in checks(rows, "chinchilla")), (
-        "alpha and beta can be swapped"
-    )
+    (sentence,) = (c for c in checks(rows, "chinchilla") if "A second optimum fits almost as well (loss +0.00%)" in c)
+    assert "alpha 0.3, beta 0.34" in sentence or "alpha 0.34, beta 0.3" in sentence, "they can be swapped"
 
 
 def test_2_few_points_are_named_and_too_few_refused():
@@ -194,7 +193,7 @@ def test_with_a_constant_ratio_only_combinations_are_known_and_no_number_is_show
         assert law.params_[name] is None
         assert law.interval(name) is None
         assert law.stderr_[name] is None
-        (line,) = (line for line in law.summary().splitlines() if line.startswith(f"{name} "))
+        (line,) = (line for line in law.summary(nulls=False).splitlines() if line.startswith(f"{name} "))
         assert line.split() == [name, "-", "-", "-", "-"]
     assert law.params_["alpha3"] is not None
     law.save_pretrained(tmp_path)

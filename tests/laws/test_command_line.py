@@ -21,6 +21,14 @@ def table(tmp_path):
     return path
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A law of the demo's size, fitted with rows from scratch."""
+    folder = tmp_path_factory.mktemp("laws") / "law"
+    ScalingLaw().fit(measured(demo_design(), noise=0.003)).save_pretrained(folder)
+    return folder
+
+
 COLUMNS = "base_tokens=D1,tokens=D2,loss=loss_nats"
 
 
@@ -69,9 +77,8 @@ def test_a_word_that_is_not_name_and_value_is_a_usage_error(table):
     assert done.exit_code == 2
 
 
-def test_predict_refuses_what_it_cannot_read_or_know(table, tmp_path):
-    run("fit", table, "--columns", COLUMNS, "--out", tmp_path / "law")
-    asked = ("predict", tmp_path / "law", "--base-tokens", "819200")
+def test_predict_refuses_what_it_cannot_read_or_know(folder):
+    asked = ("predict", folder, "--base-tokens", "819200")
     assert isinstance(run(*asked, "--tokens", "3Q").exception, QuantityError)
     assert isinstance(run(*asked, "--tokens", "3T").exception, PredictionError)
     assert run(*asked, "--tokens", "3T", "--extrapolate").exit_code == 0
@@ -84,14 +91,6 @@ def test_compare_shows_a_table_or_json(table):
     record = json.loads(run("compare", table, "--columns", COLUMNS, "--forms", "total_tokens", "--json").output)
     assert [score["form"] for score in record["scores"]] == ["total_tokens"]
     assert isinstance(run("compare", table, "--columns", COLUMNS, "--forms", "bootstap").exception, LawError)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A law of the demo's size, fitted with rows from scratch."""
-    folder = tmp_path_factory.mktemp("laws") / "law"
-    ScalingLaw().fit(measured(demo_design(), noise=0.003)).save_pretrained(folder)
-    return folder
 
 
 QUESTIONS = {

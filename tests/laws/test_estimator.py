@@ -56,8 +56,9 @@ def test_settings_are_changed_together_or_not_at_all():
     assert law.set_params() is law
 
 
-def test_a_fitted_law_is_held_against_laws_without_saturation_once(law):
-    found = law.saturation_test(n=20, steps=3)
+def test_a_fitted_law_is_held_against_laws_without_saturation_once(law, monkeypatch):
+    found, asked = law.saturation_test(n=20, steps=3), []
+    monkeypatch.setattr("hf_bootstrap.laws.law.saturation_test", lambda *given: asked.append(given) or found)
     assert isinstance(found, SaturationTest)
     assert [test.null for test in found.nulls] == ["total_tokens", "effective_transfer"]
     assert isinstance(law.profile("alpha3", steps=3), Profile)
@@ -65,6 +66,7 @@ def test_a_fitted_law_is_held_against_laws_without_saturation_once(law):
     assert "Does the exponent fall?" in text
     assert str(law._tested.verdict)[:40] in text
     assert law.summary() == text
+    assert len(asked) == 1
     without = law.summary(nulls=False)
     assert "Does the exponent fall?" not in without
     assert "proves nothing" in without
