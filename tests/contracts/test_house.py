@@ -20,6 +20,7 @@ FLOORS = [
     {"fields"},
     {"records"},
     {"store"},
+    {"pages"},
     {"hub"},
     {"growth", "laws"},
     {"training", "study"},
