@@ -9,7 +9,8 @@ from pathlib import Path
 
 from hf_bootstrap import ScalingLaw
 from hf_bootstrap.laws.card import card_text
-from hf_bootstrap.laws.law_file import write_law
+from hf_bootstrap.laws.law_file import LAW_FILE, law_text
+from hf_bootstrap.store import write_atomic
 
 HERE = Path(__file__).parent
 DEMO = HERE.parent / "docs" / "demo"
@@ -65,7 +66,7 @@ def make(out: Path) -> list[Path]:
     for name, (title, law) in laws.items():
         folder = out / name
         folder.mkdir(parents=True, exist_ok=True)
-        write_law(law.fitted, folder / "law.json")
+        write_atomic(folder / LAW_FILE, law_text(law.fitted))
         cards.append(folder / "README.md")
         cards[-1].write_text(card_text(law, address=f"model_cards/{name}", title=title), encoding="utf-8")
     return cards

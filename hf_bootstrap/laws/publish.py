@@ -3,7 +3,6 @@
 How files travel is the business of `hub`, what is in them that of `law_file`, `card` and `planner`.
 """
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,19 +10,15 @@ from typing import TYPE_CHECKING, Any
 from ..errors import HubError, LawError
 from ..hub.patience import Say
 from ..hub.pull import is_repo_id, pull_files
-from ..hub.push import Content, Pushed, folder_files, push_files
-from .card import card_text
+from ..hub.push import Content, Pushed, push_files
 from .evidence import Comparison
 from .law_file import LARGEST_LAW, LAW_FILE
+from .law_folder import OWNED, POINTS_FILES, law_files
 
 if TYPE_CHECKING:
     from .law import ScalingLaw
 
-__all__ = ["found_folder", "law_files", "push_law", "push_planner"]
-
-_POINTS = ("points.jsonl", "points.csv")
-# What a push of a law speaks for: of an older law nothing stays beside a new one.
-_OWNED = (LAW_FILE, *_POINTS, "README.md", "planner.html", "figures/*.png")
+__all__ = ["found_folder", "push_law", "push_planner"]
 
 
 def found_folder(place: str | Path, revision: str | None = None) -> Path:
@@ -37,31 +32,10 @@ def found_folder(place: str | Path, revision: str | None = None) -> Path:
         if revision is not None:
             raise LawError(f"{place} is a folder here, which has no revision {revision!r}; leave revision out.")
         return Path(place)
-    folder = pull_files(place, (LAW_FILE, *_POINTS), revision=revision, largest=LARGEST_LAW)
+    folder = pull_files(place, (LAW_FILE, *POINTS_FILES), revision=revision, largest=LARGEST_LAW)
     if not (folder / LAW_FILE).exists():
         raise HubError(f"{place} holds no {LAW_FILE}, so it is no law. Check the name and the revision.")
     return folder
-
-
-def law_files(
-    law: "ScalingLaw",
-    repo_id: str,
-    *,
-    points: bool = True,
-    comparison: Comparison | None = None,
-    metadata: Mapping[str, Any] | None = None,
-) -> dict[str, Content]:
-    """Every file of a law's repository, in memory: law, points, card, figures and planner."""
-    with tempfile.TemporaryDirectory() as made:
-        law.save_pretrained(made)
-        files: dict[str, Content] = {
-            name: content.read_bytes() if isinstance(content, Path) else content
-            for name, content in folder_files(made).items()
-            if points or name not in _POINTS
-        }
-    figures = sorted(name.removeprefix("figures/") for name in files if name.startswith("figures/"))
-    card = card_text(law, figures, address=repo_id, planner=True, comparison=comparison, metadata=metadata)
-    return {**files, "README.md": card.encode(), "planner.html": law.to_html().encode()}
 
 
 def push_law(
@@ -79,13 +53,13 @@ def push_law(
 ) -> Pushed:
     """One commit with all of a law's files; see `ScalingLaw.push_to_hub`."""
     return push_files(
-        law_files(law, repo_id, points=points, comparison=comparison, metadata=metadata),
+        dict(law_files(law, address=repo_id, points=points, comparison=comparison, metadata=metadata)),
         repo_id,
         private=private,
         revision=revision,
         create_pr=create_pr,
         message=f"Law {law.fitted.form.name} with its card and planner",
-        owned=_OWNED,
+        owned=OWNED,
         patience=patience,
         say=say,
     )

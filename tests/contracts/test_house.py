@@ -20,7 +20,7 @@ FLOORS = [
     {"fields"},
     {"records"},
     {"store"},
-    {"pages"},
+    {"folders", "pages"},
     {"hub"},
     {"growth", "laws"},
     {"training", "study"},
