@@ -312,7 +312,7 @@ class ScalingLaw:
         return f"<pre>{html.escape(text)}</pre>"
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `law.json`, the points, a card (`README.md`), figures and the planner into a folder, which changes as one.
+        """Write `law.json`, points, card (`README.md`), figures and planner into a folder, which changes as one.
 
         Raises:
             LawError: the form has no name.
