@@ -12,8 +12,9 @@ from pathlib import Path
 
 from ..errors import HubError, StoreError
 from ..store import sync_folder
-from .patience import Patience, Say, failures, wrong
+from .patience import Patience, Say
 from .push import Kind, Remote, blob_ids, client, look
+from .refusals import failures, wrong
 
 __all__ = ["is_repo_id", "pull_files", "pull_folder"]
 
