@@ -6,12 +6,13 @@ What is sent and fetched is the business of `push` and `pull`, what a refusal me
 import contextlib
 import logging
 import random
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..errors import HubError
-from .refusals import PASSING, is_ours, is_passing, retry_after, without_secrets, wrong
+from .refusals import PASSING, is_ours, is_passing, retry_after, showable, without_secrets, wrong
 from .watching import watched
 
 __all__ = ["Patience", "Say"]
@@ -80,11 +81,12 @@ class Patience:
 
     def _spend(self, seconds: float, reason: str) -> None:
         if self.spent + seconds > self.seconds:
+            now = sys.exception()
             raise HubError(
                 f"{without_secrets(reason)} It would take {seconds:.0f} s of waiting on top of {self.spent:.0f} s, "
                 f"and {self.seconds:.0f} s are allowed. Run the same command again later, or allow more with patience="
                 "; what has landed is not sent twice."
-            )
+            ) from (None if now is None else showable(now))
         self.spent += seconds
 
     @contextlib.contextmanager

@@ -5,11 +5,22 @@ How long to wait for those that pass is the business of `patience`.
 
 import json
 import re
+import traceback
 from typing import Any
 
 from ..errors import HubError
 
-__all__ = ["PASSING", "failures", "is_ours", "is_passing", "retry_after", "root_of", "without_secrets", "wrong"]
+__all__ = [
+    "PASSING",
+    "failures",
+    "is_ours",
+    "is_passing",
+    "retry_after",
+    "root_of",
+    "showable",
+    "without_secrets",
+    "wrong",
+]
 
 # What may be over the next time: asked too often, a server in trouble, a head that moved, another commit under way.
 PASSING = {408, 409, 412, 429, 500, 502, 503, 504}
@@ -85,9 +96,9 @@ def wrong(error: BaseException, what: str) -> HubError:
     if isinstance(root, HubError):
         return root
     status = getattr(getattr(root, "response", None), "status_code", None)
-    told = " ".join(str(root).split()) or type(root).__name__
-    found = HubError(f"{what} failed: {without_secrets(told)[:600]} {_advice(root, status)}")
-    found.__cause__ = None if without_secrets(told) != told else error
+    told = without_secrets(" ".join(str(root).split()) or type(root).__name__)
+    found = HubError(f"{what} failed: {told[:600]} {_advice(root, status)}")
+    found.__cause__ = showable(error)
     found.__suppress_context__ = True
     return found
 
@@ -104,7 +115,10 @@ def _advice(error: BaseException, status: int | None) -> str:
     if isinstance(error, errors.RepositoryNotFoundError) or status == 404:
         return "Check the name <user>/<repository>; if it is private, log in with `hf auth login`."
     if status == 403:
-        return "This login may not write there: use a token with write access, or a namespace of yours."
+        return (
+            "This login may not do that there: to push, use a token with write access and a namespace of yours; to "
+            "fetch, one that was given access."
+        )
     if "metadata in README.md" in str(error):
         return "Correct the block between the --- lines at the top of README.md; nothing was sent."
     if status in (400, 413, 422):
@@ -114,6 +128,12 @@ def _advice(error: BaseException, status: int | None) -> str:
     if status is not None and status in PASSING:
         return "The Hub is busy or in trouble; run the same command again later."
     return "Check the network and HF_ENDPOINT, then run this again."
+
+
+def showable(error: BaseException) -> BaseException | None:
+    """The error as a cause, or None where it, or what led to it, shows a token when it is printed."""
+    told = "".join(traceback.format_exception(error))
+    return error if without_secrets(told) == told else None
 
 
 def without_secrets(text: str) -> str:
