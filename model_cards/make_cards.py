@@ -1,4 +1,4 @@
-"""Makes the laws and cards of this folder: python model_cards/make_cards.py [OUT].
+"""Makes the laws, cards and figures of this folder: python model_cards/make_cards.py [OUT].
 
 Published coefficients as their papers print them, and the laws of the demo from the points in docs/demo.
 """
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hf_bootstrap import ScalingLaw
 from hf_bootstrap.laws.card import card_text
+from hf_bootstrap.laws.figures import save_figures
 from hf_bootstrap.laws.law_file import LAW_FILE, law_text
 from hf_bootstrap.store import write_atomic
 
@@ -67,8 +68,11 @@ def make(out: Path) -> list[Path]:
         folder = out / name
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / LAW_FILE, law_text(law.fitted))
+        # Published coefficients come without the points behind them, and a law without points has nothing to draw.
+        figures = [] if law.points_ is None else save_figures(law, folder / "figures")
+        card = card_text(law, figures, address=f"model_cards/{name}", title=title)
         cards.append(folder / "README.md")
-        cards[-1].write_text(card_text(law, address=f"model_cards/{name}", title=title), encoding="utf-8")
+        write_atomic(cards[-1], card)
     return cards
 
 
