@@ -33,6 +33,7 @@ def publish(
     revision: str | None = None,
     create_pr: bool = False,
     points: bool = True,
+    compare: bool = True,
     space: bool = False,
     base_model: str | None = None,
     base_tokens: float | None = None,
@@ -49,6 +50,7 @@ def publish(
         repo_id: ``user/name``; a model repository for laws and models, a dataset for points and studies.
         private, revision, create_pr: see `push_files`.
         points: whether the points of a law go with it.
+        compare: whether a law's card compares forms on its points; see `ScalingLaw.push_to_hub`.
         space: put the planner of a law up as a static Space, instead of the law.
         base_model: Hub name of what a model was grown from.
         base_tokens: tokens behind that base, where they are known.
@@ -61,33 +63,56 @@ def publish(
         HubError: the path holds none of these, or the Hub refuses or stays away.
     """
     kind = kind_of_thing(path)
-    asked: dict[str, Any] = {"private": private, "revision": revision, "create_pr": create_pr}
-    asked |= {"patience": patience, "say": say}
-    if space and kind != "law":
-        raise HubError(f"{path} holds {kind}, and only a law has a planner to put up as a Space.")
+    asked: dict[str, Any] = {"private": private, "patience": patience, "say": say}
+    branch: dict[str, Any] = {"revision": revision, "create_pr": create_pr}
+    if space:
+        return _publish_planner(path, repo_id, kind, given=[name for name, value in branch.items() if value], **asked)
+    of_model = {"base_model": base_model, "base_tokens": base_tokens, "law": law}
+    if kind != "model" and any(value is not None for value in of_model.values()):
+        named = " and ".join(name for name, value in of_model.items() if value is not None)
+        raise HubError(f"{path} holds {kind}, and only the card of a grown checkpoint tells {named}; leave that out.")
+    asked |= {**branch, "metadata": metadata}
     if kind == "law":
-        found = ScalingLaw.from_pretrained(Path(path))
-        if space:
-            return push_planner(found, repo_id, private=private, patience=patience, say=say)
-        return push_law(found, repo_id, points=points, metadata=metadata, **asked)
+        return push_law(ScalingLaw.from_pretrained(Path(path)), repo_id, points=points, compare=compare, **asked)
     if kind == "model":
-        card = growth_card(
-            path,
-            address=repo_id,
-            base_model=base_model,
-            tokens=None if base_tokens is None else {"before growth": base_tokens},
-            forecast=None if law is None else _forecast(ScalingLaw.from_pretrained(law), base_tokens),
-            metadata=metadata,
-        )
-        files = {**folder_files(path), "README.md": card.encode()}
-        return push_files(files, repo_id, message="Grown checkpoint with its card", **asked)
-    folder = Path(path)
-    found_points = [folder] if folder.is_file() else sorted((folder / "points").glob("*.jsonl"))
-    named = {one.name: one for one in found_points}
+        tokens = None if base_tokens is None else {"before growth": base_tokens}
+        forecast = None if law is None else _forecast(ScalingLaw.from_pretrained(law), base_tokens)
+        return _publish_model(path, repo_id, base_model=base_model, tokens=tokens, forecast=forecast, **asked)
+    return _publish_measured(Path(path), repo_id, **asked)
+
+
+def _publish_planner(path: str | Path, repo_id: str, kind: str, *, given: list[str], **asked: Any) -> Pushed:
+    if kind != "law":
+        raise HubError(f"{path} holds {kind}, and only a law has a planner to put up as a Space.")
+    if given:
+        raise HubError(f"A Space is put up on its main branch; leave {' and '.join(given)} out.")
+    return push_planner(ScalingLaw.from_pretrained(Path(path)), repo_id, **asked)
+
+
+def _publish_model(
+    path: str | Path,
+    repo_id: str,
+    *,
+    base_model: str | None,
+    tokens: Mapping[str, float] | None,
+    forecast: str | None,
+    metadata: Mapping[str, Any] | None,
+    **asked: Any,
+) -> Pushed:
+    card = growth_card(
+        path, address=repo_id, base_model=base_model, tokens=tokens, forecast=forecast, metadata=metadata
+    )
+    files = {**folder_files(path), "README.md": card.encode()}
+    return push_files(files, repo_id, message="Grown checkpoint with its card", **asked)
+
+
+def _publish_measured(path: Path, repo_id: str, **asked: Any) -> Pushed:
+    """A points file, or a study's points with its report."""
+    found = [path] if path.is_file() else sorted((path / "points").glob("*.jsonl"))
     extra: dict[str, Content] = {}
-    if folder.is_dir() and (folder / "report.html").is_file():
-        extra["report.html"] = folder / "report.html"
-    return publish_points(named, repo_id, extra=extra, metadata=metadata, **asked)
+    if path.is_dir() and (path / "report.html").is_file():
+        extra["report.html"] = path / "report.html"
+    return publish_points({one.name: one for one in found}, repo_id, extra=extra, **asked)
 
 
 def kind_of_thing(path: str | Path) -> str:

@@ -1,4 +1,4 @@
-"""Makes the laws and cards of this folder: python model_cards/make_cards.py [OUT].
+"""Makes the laws, cards and figures of this folder: python model_cards/make_cards.py [OUT].
 
 Published coefficients as their papers print them, and the laws of the demo from the points in docs/demo.
 """
@@ -9,7 +9,9 @@ from pathlib import Path
 
 from hf_bootstrap import ScalingLaw
 from hf_bootstrap.laws.card import card_text
-from hf_bootstrap.laws.law_file import write_law
+from hf_bootstrap.laws.figures import save_figures
+from hf_bootstrap.laws.law_file import LAW_FILE, law_text
+from hf_bootstrap.store import write_atomic
 
 HERE = Path(__file__).parent
 DEMO = HERE.parent / "docs" / "demo"
@@ -65,9 +67,12 @@ def make(out: Path) -> list[Path]:
     for name, (title, law) in laws.items():
         folder = out / name
         folder.mkdir(parents=True, exist_ok=True)
-        write_law(law.fitted, folder / "law.json")
+        write_atomic(folder / LAW_FILE, law_text(law.fitted))
+        # Published coefficients come without the points behind them, and a law without points has nothing to draw.
+        figures = [] if law.points_ is None else save_figures(law, folder / "figures")
+        card = card_text(law, figures, address=f"model_cards/{name}", title=title)
         cards.append(folder / "README.md")
-        cards[-1].write_text(card_text(law, address=f"model_cards/{name}", title=title), encoding="utf-8")
+        write_atomic(cards[-1], card)
     return cards
 
 

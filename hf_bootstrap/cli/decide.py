@@ -3,7 +3,6 @@
 import enum
 import json
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -36,7 +35,7 @@ _OPTIONS: dict[str, tuple[set[str], set[str]]] = {
 
 
 def decide(
-    law_folder: Annotated[Path, typer.Argument(metavar="LAW", help="A folder that `fit --out` wrote.")],
+    law_name: Annotated[str, typer.Argument(metavar="LAW", help="A folder that `fit --out` wrote, or user/name.")],
     question: Annotated[
         QuestionName,
         typer.Argument(
@@ -45,7 +44,7 @@ def decide(
             show_choices=False,
         ),
     ],
-    scratch: Annotated[Path | None, typer.Option(help="crossover: a law of training from scratch.")] = None,
+    scratch: Annotated[str | None, typer.Option(help="crossover: a law of training from scratch.")] = None,
     base_tokens: Annotated[str | None, typer.Option(help="Tokens behind the base: 1e11, 300B.")] = None,
     tokens: Annotated[str | None, typer.Option(help="crossover: a second-stage budget to judge.")] = None,
     n_params: Annotated[str | None, typer.Option(help="Size of the model trained: 7B.")] = None,
@@ -57,6 +56,7 @@ def decide(
     unique_tokens: Annotated[str | None, typer.Option(help="Tokens of one epoch, for data_constrained.")] = None,
     mixture_ratio: Annotated[float | None, typer.Option(help="Share of the domain in the tokens, for d_cpt.")] = None,
     loss: Annotated[float | None, typer.Option(help="tokens-for: nats per token to reach.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Of a law on the Hub: branch, tag or commit.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Ask a law: crossover, best-split, saturation, tokens-for or compute-optimal.
@@ -79,7 +79,7 @@ def decide(
     asked |= {name: value for name, value in given.items() if value is not None}
     asked |= {"count_base_cost": True} if count_base_cost else {}
     _check_options(question.value, set(asked))
-    law = ScalingLaw.from_pretrained(law_folder)
+    law = ScalingLaw.from_pretrained(law_name, revision=revision)
     if scratch is not None:
         asked["scratch"] = ScalingLaw.from_pretrained(scratch)
     found: Decision = getattr(law, question.value.replace("-", "_"))(**asked)

@@ -25,9 +25,12 @@ def publish(
     space: Annotated[SpaceKind | None, typer.Option(help="Put a law's planner up as a Space instead.")] = None,
     base_model: Annotated[str | None, typer.Option(help="Hub name of what a model was grown from.")] = None,
     base_tokens: Annotated[str | None, typer.Option(help="Tokens behind that base.")] = None,
-    law: Annotated[str | None, typer.Option(help="A law whose forecast a model's card shows.")] = None,
+    law: Annotated[str | None, typer.Option(help="A law, here or user/name: its forecast for a model's card.")] = None,
     license_name: Annotated[str | None, typer.Option("--license", help="For the card: apache-2.0, ...")] = None,
     datasets: Annotated[list[str] | None, typer.Option(help="For the card: what it was measured on.")] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare/--no-compare", help="Compare a law's form with others on its points.")
+    ] = True,
     patience: Annotated[float, typer.Option(help="Seconds to wait for a busy Hub, in all.")] = 300.0,
 ) -> None:
     """Publish on the Hub, in one commit, with a card. Log in first: hf auth login.
@@ -45,6 +48,7 @@ def publish(
         revision=revision,
         create_pr=create_pr,
         points=points,
+        compare=compare,
         space=space is not None,
         base_model=base_model,
         base_tokens=None if base_tokens is None else parse_quantity(base_tokens, "base_tokens"),

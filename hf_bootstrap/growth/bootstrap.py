@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ..errors import GrowthError, UnsupportedModelError
+from ..hub.refusals import showable, without_secrets
 from .architecture import converted, find_ties
 from .config import GrowthConfig
 from .plan import GrowthPlan, describe_growth, plan_growth
@@ -109,9 +110,11 @@ def _open(model_or_path: PreTrainedModel | str | os.PathLike[str], kwargs: dict[
         try:
             loaded: Any = AutoModelForCausalLM.from_pretrained(name, **kwargs)
         except OSError as error:
-            raise GrowthError(f"{name!r} cannot be opened: {error}") from error
+            raise GrowthError(f"{name!r} cannot be opened: {without_secrets(str(error))}") from showable(error)
         except ValueError as error:
-            raise UnsupportedModelError(f"{name!r} cannot be loaded as a causal language model: {error}") from error
+            raise UnsupportedModelError(
+                f"{name!r} cannot be loaded as a causal language model: {without_secrets(str(error))}"
+            ) from showable(error)
         model: PreTrainedModel = loaded[0]
         _check_loading(name, loaded[1])
         return model

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from ..errors import GrowthError, StoreError, UnsupportedModelError
+from ..hub.refusals import showable, without_secrets
 from ..store import read_json
 from .checkpoint import real_file
 
@@ -59,8 +60,9 @@ def find_source(
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise StoreError(
             f"{name!r} is not a folder here, and could not be fetched from the Hub: "
-            f"{' '.join(str(error).split())[:300]} Check the name and the connection, or `hf download` it first."
-        ) from error
+            f"{without_secrets(' '.join(str(error).split()))[:300]} Check the name and the connection, or "
+            "`hf download` it first."
+        ) from showable(error)
 
 
 def open_config(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedConfig:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import HubError
+from ..pages import fill
 
 __all__ = ["Markdown", "code", "front_matter", "plain", "render", "table"]
 
@@ -67,19 +68,9 @@ def render(template: str, **values: Any) -> str:
     Raises:
         jinja2.UndefinedError: the template names what was not given.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from jinja2 import StrictUndefined
 
     def shown(value: Any) -> Any:
         return value if isinstance(value, Markdown | StrictUndefined) else plain(value)
 
-    environment = Environment(  # noqa: S701  Markdown is escaped by `shown`, not as HTML
-        loader=PackageLoader("hf_bootstrap", "templates"),
-        undefined=StrictUndefined,
-        finalize=shown,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters.update(code=code)
-    text = environment.get_template(template).render(values)
-    return re.sub(r"\n{3,}", "\n\n", text)
+    return re.sub(r"\n{3,}", "\n\n", fill(template, values, shown=shown))

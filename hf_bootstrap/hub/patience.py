@@ -1,28 +1,29 @@
-"""How long we wait for a busy Hub, said aloud and bounded, and what its refusals mean in words.
+"""How long we wait for a busy Hub, said aloud and bounded, the waits that the client makes by itself among them.
 
-What is sent and fetched is the business of `push` and `pull`.
+What is sent and fetched is the business of `push` and `pull`, what a refusal means that of `refusals`.
 """
 
 import contextlib
-import json
 import logging
 import random
-import re
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..errors import HubError
+from .refusals import PASSING, is_ours, is_passing, retry_after, showable, without_secrets, wrong
+from .watching import watched
 
-__all__ = ["Patience", "Say", "failures", "is_passing", "retry_after", "root_of", "without_secrets", "wrong"]
+__all__ = ["Patience", "Say"]
 
 Say = Callable[[str], None]
 _LOG = logging.getLogger("hf_bootstrap")
-# What may be over the next time: asked too often, a server in trouble, a head that moved, another commit under way.
-_PASSING = {408, 409, 412, 429, 500, 502, 503, 504}
 # The client's own waits between two tries of one request grow to this.
 _CLIENT_WAIT = 8.0
 _BUSY = "another conflicting operation is in progress"
+# Seconds for a connection, and of silence on one; the client itself would wait for ever.
+_CONNECTING, _SILENCE = 10.0, 120.0
 
 
 class Patience:
@@ -38,7 +39,8 @@ class Patience:
         self.spent = 0.0
         self.tries = 0
         self._say = say or _LOG.warning
-        self._repeats: dict[str, int] = {}
+        self._repeats: dict[str, int] = {}  # request -> how often it was refused or broke
+        self._asked: dict[str, float] = {}  # request that has no answer yet -> when it was sent
 
     def say(self, sentence: str) -> None:
         """Tell the user something, without any token in it."""
@@ -53,7 +55,7 @@ class Patience:
         self.tries += 1
         seconds = min(2.0**self.tries, 30.0) * random.uniform(0.25, 0.5) if asked is None else asked
         self._spend(seconds, reason)
-        self.say(f"{reason} Waiting {seconds:.1f} s ({self.spent:.0f} of at most {self.seconds:.0f} s).")
+        self.say(f"{reason} Waiting {seconds:.1f} s {self._account()}.")
         time.sleep(seconds)
 
     def after(self, error: Exception, what: str) -> None:
@@ -62,166 +64,76 @@ class Patience:
         Raises:
             HubError: it will not pass, or the wait does not fit; `what` is the beginning of its message.
         """
-        if _is_ours(error):
+        if is_ours(error):
             raise error
         told = wrong(error, what)
         passing, asked = is_passing(error)
         if not passing:
             raise told from told.__cause__
+        for request, since in self._asked.items():
+            if not request.startswith("PUT "):
+                self._spend(time.monotonic() - since, str(told))
+        self._asked.clear()
         self.wait(str(told), asked)
+
+    def _account(self) -> str:
+        return f"({self.spent:.0f} of at most {self.seconds:.0f} s)"
 
     def _spend(self, seconds: float, reason: str) -> None:
         if self.spent + seconds > self.seconds:
+            now = sys.exception()
             raise HubError(
-                f"{without_secrets(reason)} It would take {seconds:.0f} s more of waiting after {self.spent:.0f} s, "
-                f"and {self.seconds:.0f} s are allowed. Nothing was changed by us since; run the same command again "
-                "later, or allow more with patience=."
-            )
+                f"{without_secrets(reason)} It would take {seconds:.0f} s of waiting on top of {self.spent:.0f} s, "
+                f"and {self.seconds:.0f} s are allowed. Run the same command again later, or allow more with patience="
+                "; what has landed is not sent twice."
+            ) from (None if now is None else showable(now))
         self.spent += seconds
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """Count the waits that huggingface_hub makes inside one call, which by itself obeys any Retry-After.
 
-        In this context the client's answers are looked at as they come; one that asks for more than is left ends
-        the call with a `HubError`. Connections that break it repeats five times, up to 23 s a request; those
-        are not counted.
+        In this context its requests and their answers are looked at as they go; one that asks for more than is left
+        ends the call with a `HubError`. Of a connection that broke we learn when the client, after a wait of up to
+        8 s that it logs itself, asks again: by so much the bound may be passed.
         """
-        from huggingface_hub import get_session
-
-        hooks = get_session().event_hooks["response"]
         self._repeats.clear()
-        hooks.append(self._look)
-        try:
+        self._asked.clear()
+        with watched(self._ask, self._look):
             yield
-        finally:
-            hooks.remove(self._look)
+
+    def _ask(self, request: Any) -> None:
+        """A request is about to be sent: one that waits for an answer already broke, and the client tried again."""
+        name = f"{request.method} {request.url}"
+        left = max(self.seconds - self.spent, 1.0)
+        usual = {"connect": _CONNECTING, "read": min(_SILENCE, left / 2), "write": _SILENCE, "pool": None}
+        given = request.extensions.get("timeout") or {}
+        request.extensions["timeout"] = {
+            kind: seconds if given.get(kind) is None else given[kind] for kind, seconds in usual.items()
+        }
+        since = self._asked.get(name)
+        now = self._asked[name] = time.monotonic()
+        if since is None:
+            return
+        self._repeats[name] = self._repeats.get(name, -1) + 1
+        waited = min(2.0 ** self._repeats[name], _CLIENT_WAIT)
+        if request.method != "PUT":  # what a large file took before it broke off was no wait
+            waited = max(waited, now - since)
+        self._spend(waited, f"The connection broke at {request.method} {request.url.path}.")
+        self.say(f"The connection to the Hub broke; the client waited {waited:.0f} s {self._account()}.")
 
     def _look(self, response: Any) -> None:
         status = int(response.status_code)
         path = response.request.url.path
+        name = f"{response.request.method} {response.request.url}"
+        self._asked.pop(name, None)
         if status == 409 and path.endswith("/repos/create"):
             response.read()
             if _BUSY in response.text:  # the client asks again at once, for ever
                 self.wait("The Hub is making another repository for this user.")
-        elif status in _PASSING - {409, 412} and "/commit/" not in path:  # the one request that it does not repeat
+        elif status in PASSING - {409, 412} and "/commit/" not in path:  # the one request that it does not repeat
             asked = retry_after(response.headers)
-            request = f"{response.request.method} {path}"
-            self._repeats[request] = self._repeats.get(request, -1) + 1
-            wait = min(2.0 ** self._repeats[request], _CLIENT_WAIT) if asked is None else asked + 1
-            self._spend(wait, f"The Hub answered {status} to {request}.")
-            self.say(
-                f"The Hub answered {status}; the client waits up to {wait:.0f} s "
-                f"({self.spent:.0f} of at most {self.seconds:.0f} s)."
-            )
-
-
-def retry_after(headers: Any) -> float | None:
-    """The seconds a refusal asks for, or None."""
-    text = headers.get("retry-after") or ""
-    if re.fullmatch(r"\d{1,9}", text):
-        return float(text)
-    limited = re.search(r"\br=0;.*?\bt=(\d{1,9})", headers.get("ratelimit") or "")
-    return None if limited is None else float(limited[1])
-
-
-def failures() -> tuple[type[Exception], ...]:
-    """What the client raises when the Hub is away, refuses, or answers in no language we know.
-
-    The errors of its HTTP library are known by the base of its own, whichever library this release has. RuntimeError
-    wraps what happened to one large file; ValueError, KeyError and TypeError are answers that do not parse, and names
-    and cards that were refused. `Patience.after` raises them again where they come from our own code.
-    """
-    from huggingface_hub.errors import HfHubHTTPError
-
-    return (*HfHubHTTPError.__bases__, HfHubHTTPError, OSError, RuntimeError, ValueError, KeyError, TypeError)
-
-
-def _is_ours(error: BaseException) -> bool:
-    """Whether an error that the client may raise comes from a mistake in this library."""
-    trace, module = error.__traceback__, ""
-    while trace is not None:
-        module, trace = trace.tb_frame.f_globals.get("__name__", ""), trace.tb_next
-    return isinstance(error, ValueError | KeyError | TypeError) and module.partition(".")[0] == "hf_bootstrap"
-
-
-def is_passing(error: BaseException) -> tuple[bool, float | None]:
-    """Whether trying again may help, and the seconds the Hub asks to wait."""
-    from huggingface_hub import errors
-
-    error = root_of(error)
-    if isinstance(error, errors.LocalTokenNotFoundError | errors.OfflineModeIsEnabled | HubError):
-        return False, None
-    response = getattr(error, "response", None)
-    if response is not None:
-        return response.status_code in _PASSING, retry_after(response.headers)
-    if isinstance(error, (*errors.HfHubHTTPError.__bases__, TimeoutError, ConnectionError)) and not _is_local(error):
-        return True, None
-    if isinstance(error, OSError):
-        return "Consistency check failed" in str(error), None  # an answer that broke off
-    # An answer that is not the JSON it should be: a proxy's page. What it was an answer to may have been done.
-    return isinstance(error, json.JSONDecodeError | KeyError | TypeError), None
-
-
-def _is_local(error: BaseException) -> bool:
-    """Whether this is about a file of this machine: OSError is a base of the client's errors and of everything else."""
-    return type(error) is OSError or getattr(error, "filename", None) is not None
-
-
-def root_of(error: BaseException) -> BaseException:
-    """What happened, from under the errors that the client puts around it."""
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    while isinstance(error, RuntimeError | LocalEntryNotFoundError) and error.__cause__ is not None:
-        error = error.__cause__
-    return error
-
-
-def wrong(error: BaseException, what: str) -> HubError:
-    """The error to raise for one of the client's: what failed, and what to do.
-
-    Its cause is kept, except where that shows a token.
-    """
-    root = root_of(error)
-    if isinstance(root, HubError):
-        return root
-    status = getattr(getattr(root, "response", None), "status_code", None)
-    told = " ".join(str(root).split()) or type(root).__name__
-    found = HubError(f"{what} failed: {without_secrets(told)[:600]} {_advice(root, status)}")
-    found.__cause__ = None if without_secrets(told) != told else error
-    found.__suppress_context__ = True
-    return found
-
-
-def _advice(error: BaseException, status: int | None) -> str:
-    from huggingface_hub import errors
-
-    if isinstance(error, errors.LocalTokenNotFoundError) or status == 401:
-        return "Log in with `hf auth login` (or check that the token there is still valid), then run this again."
-    if isinstance(error, errors.OfflineModeIsEnabled):
-        return "Unset HF_HUB_OFFLINE to reach the Hub."
-    if isinstance(error, errors.RevisionNotFoundError):
-        return "Check the name of the revision."
-    if isinstance(error, errors.RepositoryNotFoundError) or status == 404:
-        return "Check the name <user>/<repository>; if it is private, log in with `hf auth login`."
-    if status == 403:
-        return "This login may not write there: use a token with write access, or a namespace of yours."
-    if "metadata in README.md" in str(error):
-        return "Correct the block between the --- lines at the top of README.md; nothing was sent."
-    if status in (400, 413, 422):
-        return "The Hub refuses the request as it is, and would again. Nothing was changed there."
-    if getattr(error, "filename", None) is not None:
-        return "Check the file and its permissions."
-    if status is not None and status in _PASSING:
-        return "The Hub is busy or in trouble; run the same command again later."
-    return "Check the network and HF_ENDPOINT, then run this again."
-
-
-def without_secrets(text: str) -> str:
-    """The text with the login's token, and whatever looks like one, blotted out."""
-    from huggingface_hub import get_token
-
-    token = get_token()
-    if token:
-        text = text.replace(token, "<token>")
-    return re.sub(r"\b(hf|api_org)_[A-Za-z0-9]{20,}", "<token>", text)
+            self._repeats[name] = self._repeats.get(name, -1) + 1
+            wait = min(2.0 ** self._repeats[name], _CLIENT_WAIT) if asked is None else asked + 1
+            self._spend(wait, f"The Hub answered {status} to {response.request.method} {path}.")
+            self.say(f"The Hub answered {status}; the client waits up to {wait:.0f} s {self._account()}.")

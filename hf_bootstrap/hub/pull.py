@@ -12,8 +12,9 @@ from pathlib import Path
 
 from ..errors import HubError, StoreError
 from ..store import sync_folder
-from .patience import Patience, Say, failures
+from .patience import Patience, Say
 from .push import Kind, Remote, blob_ids, client, look
+from .refusals import failures, wrong
 
 __all__ = ["is_repo_id", "pull_files", "pull_folder"]
 
@@ -35,6 +36,8 @@ def pull_files(
 ) -> Path:
     """The files of one revision in the Hub's cache, each with the content the Hub says it has.
 
+    With HF_HUB_OFFLINE what the cache has of that revision, which may be none of the files.
+
     Args:
         repo_id: ``user/name``.
         patterns: of the paths wanted.
@@ -50,6 +53,10 @@ def pull_files(
     Raises:
         HubError: it is not there, may not be read, or stays out of reach; a file is too large, or came damaged.
     """
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    if HF_HUB_OFFLINE:
+        return _cached(repo_id, tuple(patterns), kind, revision)
     return _pull(repo_id, tuple(patterns), kind, revision, largest, Patience(patience, say), None)
 
 
@@ -119,6 +126,22 @@ def _pull(
             return _checked(Path(folder), Remote(head.commit, head.private, wanted), repo_id)
         except failures() as error:
             waits.after(error, f"Fetching {repo_id}")
+
+
+def _cached(repo_id: str, patterns: tuple[str, ...], kind: Kind, revision: str | None) -> Path:
+    """The files an earlier call left in the cache; there a file is named by what the Hub said it holds."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(repo_id, repo_type=kind, revision=revision, local_files_only=True))
+    except failures() as error:
+        raise wrong(error, f"Finding {repo_id} without the network") from error
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        wanted = path.is_symlink() and any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+        if wanted and path.resolve().name not in blob_ids(path):
+            raise HubError(f"{name} of {repo_id} was damaged in the cache: {path.resolve()}. Remove that file.")
+    return folder
 
 
 def _refuse_large(repo_id: str, files: dict[str, tuple[str, int]], largest: int | None) -> None:

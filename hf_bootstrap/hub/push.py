@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 from .. import __version__
 from ..errors import HubError
-from .patience import Patience, Say, failures
+from .patience import Patience, Say
+from .refusals import failures
 
 __all__ = ["Content", "Kind", "Merge", "Pushed", "Remote", "blob_ids", "client", "folder_files", "look", "push_files"]
 

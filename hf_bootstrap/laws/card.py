@@ -76,7 +76,7 @@ def card_text(
         front_matter=front_matter(found),
         name=title or inner.name,
         what=_what(fitted, points),
-        formula=fitted.form.formula,
+        formula=code(fitted.form.formula),
         symbols=Markdown("; ".join(symbols) + ". Raw counts, natural logarithms; loss L in nats per token."),
         source=inner.source,
         parameters=_parameters(fitted),

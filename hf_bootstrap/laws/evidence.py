@@ -3,6 +3,8 @@
 Whether alpha3 means saturation is asked in `saturation`; what the objective does to the answer, in `sensitivity`.
 """
 
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -128,6 +130,7 @@ def compare_forms(
     *,
     objective: str = "huber",
     delta: float = 1e-3,
+    seconds: float | None = None,
     **read: Any,
 ) -> Comparison:
     """Fit several forms to the same rows, hold out rows and bases, and say which forms remain.
@@ -140,6 +143,7 @@ def compare_forms(
         forms: names or `Form` objects; by default `RIVALS`.
         objective: as in `fit_form`.
         delta: as in `fit_form`.
+        seconds: after which no further form is begun; the notes say which were not. The first always is.
         **read: `where` and `columns`.
 
     Raises:
@@ -147,8 +151,13 @@ def compare_forms(
         FitError: no form can be fitted to them.
     """
     rows = Points.read(points, **read)
-    scores, missed, notes, used = [], [], [], rows
+    scores: list[FormScore] = []
+    missed, notes, used = [], [], rows
+    end = math.inf if seconds is None else time.monotonic() + seconds
     for form in (find_form(f) for f in (RIVALS if forms is None else forms)):
+        if scores and time.monotonic() > end:
+            notes.append(f"{form.name} is not compared: the {seconds:g} s allowed were over.")
+            continue
         try:
             whole, used = completed(form, rows)
             score, left_out = _score(whole, used, objective, delta)

@@ -312,7 +312,7 @@ class ScalingLaw:
         return f"<pre>{html.escape(text)}</pre>"
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `law.json`, the points, a card (`README.md`) and figures into a folder.
+        """Write `law.json`, points, card (`README.md`), figures and planner into a folder, which changes as one.
 
         Raises:
             LawError: the form has no name.
@@ -333,6 +333,7 @@ class ScalingLaw:
         repo_id: str,
         *,
         points: bool = True,
+        compare: bool = True,
         private: bool | None = None,
         revision: str | None = None,
         create_pr: bool = False,
@@ -343,6 +344,7 @@ class ScalingLaw:
         Args:
             repo_id: ``user/name``; made where it does not exist.
             points: whether the points it was fitted to go with it.
+            compare: whether the card compares forms on these points, which takes up to a minute.
             private: of a new repository; True is refused where it exists and is public.
             revision: a branch, made where it does not exist.
             create_pr: open a pull request instead.
@@ -354,7 +356,7 @@ class ScalingLaw:
         from .publish import push_law
 
         asked = {"private": private, "revision": revision, "create_pr": create_pr, "metadata": metadata}
-        return push_law(self, repo_id, points=points, **asked).url  # type: ignore[arg-type]
+        return push_law(self, repo_id, points=points, compare=compare, **asked).url  # type: ignore[arg-type]
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, revision: str | None = None) -> Self:

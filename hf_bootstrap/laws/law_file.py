@@ -10,23 +10,21 @@ from typing import Any
 from ..errors import LawError, LawFileError, RecordError
 from ..fields import brief
 from ..sealing import checksum, strict_json
-from ..store import write_atomic
 from .fitted import FittedLaw
 from .forms import FORMS
 from .law_record import LAW_SCHEMA, law_from_record, law_to_record
 
-__all__ = ["LARGEST_LAW", "LAW_FILE", "read_law", "write_law"]
+__all__ = ["LARGEST_LAW", "LAW_FILE", "law_text", "read_law"]
 
 LAW_FILE = "law.json"
 LARGEST_LAW = 256 * 1024 * 1024
 
 
-def write_law(law: FittedLaw, path: str | Path) -> None:
-    """Write a law atomically, numbers in full precision, one replicate a line.
+def law_text(law: FittedLaw) -> str:
+    """A law as it stands in `law.json`: numbers in full precision, one replicate a line.
 
     Raises:
         LawError: its form has no name in `FORMS`, so no reader could find it again.
-        StoreError: the file cannot be written.
     """
     name = law.form.name
     if name not in FORMS or type(FORMS[name]) is not type(getattr(law.form, "inner", law.form)):
@@ -37,11 +35,11 @@ def write_law(law: FittedLaw, path: str | Path) -> None:
     rows = ",\n".join(json.dumps(row, allow_nan=False) for row in theta)
     short = {**record, "replicates": {**record["replicates"], "theta": "@replicates"}}
     text = json.dumps(short, indent=1, allow_nan=False).replace('"@replicates"', f"[\n{rows}\n]" if rows else "[]")
-    write_atomic(path, text + "\n")
+    return text + "\n"
 
 
 def read_law(path: str | Path) -> FittedLaw:
-    """Read what `write_law` wrote.
+    """Read what `law_text` says.
 
     Raises:
         LawFileError: missing, cut short, changed, of another schema version, or not a law.

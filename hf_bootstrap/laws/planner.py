@@ -15,6 +15,7 @@ import numpy as np
 
 from .. import __version__
 from ..errors import LawError
+from ..pages import fill
 from ..units import format_count
 from .budgets import flops_factor
 from .fitted import FittedLaw, LawLike
@@ -56,7 +57,6 @@ def planner_page(law: LawLike) -> str:
     Raises:
         LawError: a form of one's own, whose formula the page cannot know.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
     fitted = law.fitted
@@ -66,40 +66,31 @@ def planner_page(law: LawLike) -> str:
     script = "\n".join(_asset(name) for name in ("planner.js", "planner_page.js"))
     style = _asset("planner.css")
     two_stages = {"base_tokens", "tokens"} <= set(fitted.form.columns)
-    environment = Environment(
-        loader=PackageLoader("hf_bootstrap", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     record = json.dumps(planner_record(fitted), allow_nan=False, separators=(",", ":"))
     boxes, missing = _boxes(fitted, two_stages=two_stages)
-    return environment.get_template("planner.html").render(
-        title=f"Scaling law: {inner.name.replace('_', ' ')}",
-        formula=fitted.form.formula,
-        script=Markup(script),  # noqa: S704  our own file
-        style=Markup(style),  # noqa: S704
+    columns = fitted.form.columns
+    values = {
+        "title": f"Scaling law: {inner.name.replace('_', ' ')}",
+        "formula": fitted.form.formula,
+        "script": Markup(script),  # noqa: S704  our own file
+        "style": Markup(style),  # noqa: S704
         # A "<" could end the block; as an escape it is the same JSON.
-        law=Markup(record.replace("<", "\\u003c").replace("&", "\\u0026")),  # noqa: S704
-        script_hash=_hash(script),
-        style_hash=_hash(style),
-        groups=_groups(fitted, law.points_, two_stages=two_stages),
-        boxes=boxes,
-        missing=missing,
-        curve="loss at this base"
-        if two_stages
-        else "loss at this size"
-        if "n_params" in fitted.form.columns
-        else "loss",
-        scratch=two_stages and fitted.form.covers_scratch,
-        band=fitted.replicates.method != "none",
-        parameters=parameter_rows(fitted),
-        about=_about(fitted),
-        warnings=fitted.warnings,
-        source=f"Source of the form: {inner.source}.",
-        version=__version__,
-    )
+        "law": Markup(record.replace("<", "\\u003c").replace("&", "\\u0026")),  # noqa: S704
+        "script_hash": _hash(script),
+        "style_hash": _hash(style),
+        "groups": _groups(fitted, law.points_, two_stages=two_stages),
+        "boxes": boxes,
+        "missing": missing,
+        "curve": f"loss{' at this base' if two_stages else ' at this size' if 'n_params' in columns else ''}",
+        "scratch": two_stages and fitted.form.covers_scratch,
+        "band": fitted.replicates.method != "none",
+        "parameters": parameter_rows(fitted),
+        "about": _about(fitted),
+        "warnings": fitted.warnings,
+        "source": f"Source of the form: {inner.source}.",
+        "version": __version__,
+    }
+    return fill("planner.html", values)
 
 
 def planner_record(law: FittedLaw) -> dict[str, Any]:

@@ -3,27 +3,27 @@
 How files travel is the business of `hub`, what is in them that of `law_file`, `card` and `planner`.
 """
 
-import tempfile
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import HubError, LawError
+from ..errors import FitError, HubError, LawError
+from ..hub.cards import front_matter
 from ..hub.patience import Say
 from ..hub.pull import is_repo_id, pull_files
-from ..hub.push import Content, Pushed, folder_files, push_files
-from .card import card_text
-from .evidence import Comparison
+from ..hub.push import Content, Pushed, push_files
+from .evidence import RIVALS, Comparison, compare_forms
 from .law_file import LARGEST_LAW, LAW_FILE
+from .law_folder import OWNED, POINTS_FILES, law_files
 
 if TYPE_CHECKING:
     from .law import ScalingLaw
 
-__all__ = ["found_folder", "law_files", "push_law", "push_planner"]
+__all__ = ["compared", "found_folder", "push_law", "push_planner"]
 
-_POINTS = ("points.jsonl", "points.csv")
-# What a push of a law speaks for: of an older law nothing stays beside a new one.
-_OWNED = (LAW_FILE, *_POINTS, "README.md", "planner.html", "figures/*.png")
+_COMPARING = 60.0  # seconds
+_MOST_ROWS = 1000  # each is left out in turn; beyond these a single form takes longer than all may
 
 
 def found_folder(place: str | Path, revision: str | None = None) -> Path:
@@ -37,31 +37,13 @@ def found_folder(place: str | Path, revision: str | None = None) -> Path:
         if revision is not None:
             raise LawError(f"{place} is a folder here, which has no revision {revision!r}; leave revision out.")
         return Path(place)
-    folder = pull_files(place, (LAW_FILE, *_POINTS), revision=revision, largest=LARGEST_LAW)
+    try:
+        folder = pull_files(place, (LAW_FILE, *POINTS_FILES), revision=revision, largest=LARGEST_LAW)
+    except HubError as error:
+        raise HubError(f"There is no folder {place} here, and no law of this name on the Hub. {error}") from error
     if not (folder / LAW_FILE).exists():
         raise HubError(f"{place} holds no {LAW_FILE}, so it is no law. Check the name and the revision.")
     return folder
-
-
-def law_files(
-    law: "ScalingLaw",
-    repo_id: str,
-    *,
-    points: bool = True,
-    comparison: Comparison | None = None,
-    metadata: Mapping[str, Any] | None = None,
-) -> dict[str, Content]:
-    """Every file of a law's repository, in memory: law, points, card, figures and planner."""
-    with tempfile.TemporaryDirectory() as made:
-        law.save_pretrained(made)
-        files: dict[str, Content] = {
-            name: content.read_bytes() if isinstance(content, Path) else content
-            for name, content in folder_files(made).items()
-            if points or name not in _POINTS
-        }
-    figures = sorted(name.removeprefix("figures/") for name in files if name.startswith("figures/"))
-    card = card_text(law, figures, address=repo_id, planner=True, comparison=comparison, metadata=metadata)
-    return {**files, "README.md": card.encode(), "planner.html": law.to_html().encode()}
 
 
 def push_law(
@@ -69,26 +51,51 @@ def push_law(
     repo_id: str,
     *,
     points: bool = True,
+    compare: bool = True,
     private: bool | None = None,
     revision: str | None = None,
     create_pr: bool = False,
-    comparison: Comparison | None = None,
     metadata: Mapping[str, Any] | None = None,
     patience: float = 300.0,
     say: Say | None = None,
 ) -> Pushed:
     """One commit with all of a law's files; see `ScalingLaw.push_to_hub`."""
+    front_matter(metadata or {})  # what the Hub would refuse, before anything takes time
+    comparison = compared(law, say or logging.getLogger("hf_bootstrap").info) if compare else None
     return push_files(
-        law_files(law, repo_id, points=points, comparison=comparison, metadata=metadata),
+        dict(law_files(law, address=repo_id, points=points, comparison=comparison, metadata=metadata)),
         repo_id,
         private=private,
         revision=revision,
         create_pr=create_pr,
         message=f"Law {law.fitted.form.name} with its card and planner",
-        owned=_OWNED,
+        owned=OWNED,
         patience=patience,
         say=say,
     )
+
+
+def compared(law: "ScalingLaw", say: Say) -> Comparison | None:
+    """The law's form beside its rivals on the points it was fitted to, for the card, in about a minute at most.
+
+    Args:
+        law: any law; None is returned where there is nothing to compare.
+        say: is told what is done, and why it is not.
+    """
+    fitted, points = law.fitted, law.points_
+    if points is None or set(fitted.form.columns) != {"base_tokens", "tokens"}:
+        return None  # parameters without points, or a form whose rivals are not in RIVALS
+    if len(points) > _MOST_ROWS:
+        say(f"Forms are not compared on the card: {len(points):,} points would take more than {_COMPARING:g} s.")
+        return None
+    form = getattr(fitted.form, "inner", fitted.form)
+    forms = [form, *(name for name in RIVALS if name != form.name)]
+    say(f"Comparing {len(forms)} forms on the {len(points)} points, for the card: at most about {_COMPARING:g} s.")
+    try:
+        return compare_forms(points, forms, objective=law.objective, delta=law.delta, seconds=_COMPARING)
+    except FitError as error:
+        say(f"Forms are not compared on the card: {error}")
+        return None
 
 
 def push_planner(
@@ -100,8 +107,6 @@ def push_planner(
     say: Say | None = None,
 ) -> Pushed:
     """The planner as a static Space: a page without a server behind it."""
-    from ..hub.cards import front_matter
-
     metadata = {"title": f"Planner {law.fitted.form.name}", "sdk": "static", "app_file": "index.html"}
     card = f"{front_matter({**metadata, 'tags': ['scaling-law', 'hf-bootstrap']})}\n\nMade by hf-bootstrap.\n"
     files: dict[str, Content] = {"README.md": card.encode(), "index.html": law.to_html().encode()}

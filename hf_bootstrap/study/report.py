@@ -11,6 +11,7 @@ from typing import Any
 
 from ..laws.law import ScalingLaw
 from ..laws.report import summary_text
+from ..pages import fill
 from ..records import ScalingPoint
 from ..store import write_atomic
 from .analysis import Finding
@@ -73,20 +74,11 @@ def write_report(
     Raises:
         StoreError: the folder cannot be written.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     folder = Path(folder)
     for finding in findings:
         if finding.law is not None:
             finding.law.save_pretrained(folder / f"law-{file_name(finding.method)}")
-    environment = Environment(
-        loader=PackageLoader("hf_bootstrap", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("report.html").render(_context(folder, points, findings, text or {}))
+    page = fill("report.html", _context(folder, points, findings, text or {}))
     write_atomic(folder / "report.html", page)
     return folder / "report.html"
 

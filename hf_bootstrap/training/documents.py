@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, did_you_mean
+from ..hub.refusals import showable, without_secrets
 
 __all__ = ["read_documents", "read_hub_documents"]
 
@@ -82,9 +83,10 @@ def read_hub_documents(
         first = list(itertools.islice(iter(table), documents))
     except (DatasetGenerationError, ValueError, OSError) as error:
         raise DataError(
-            f"data set {name!r}, split {split!r}, cannot be read: {error.__cause__ or error}. Check its name, "
-            "configuration and split, and whether this machine is online."
-        ) from error
+            f"data set {name!r}, split {split!r}, cannot be read: "
+            f"{without_secrets(str(error.__cause__ or error))}. Check its name, configuration and split, and whether "
+            "this machine is online."
+        ) from showable(error)
     if documents is not None and len(first) < documents:
         raise DataError(
             f"{name} has {len(first):,} rows in {split!r}, and {documents:,} were asked for. Ask for fewer."

@@ -21,6 +21,7 @@ FLOORS = [
     {"sealing"},
     {"records"},
     {"store"},
+    {"folders", "pages"},
     {"hub"},
     {"growth", "laws"},
     {"training", "study"},

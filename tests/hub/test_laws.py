@@ -14,9 +14,14 @@ from hf_bootstrap.sealing import canonical_json
 from .conftest import Failed
 from .store import File
 
+# Drawn once: the figures are not what is pushed and fetched here; and forms are compared in one test.
 MADE = """
+import functools
 from hf_bootstrap import ScalingLaw
+from hf_bootstrap.laws import law_folder
+law_folder._drawn = functools.cache(law_folder._drawn)
 law = ScalingLaw(resamples=20).fit('docs/demo/continue.jsonl')
+push = functools.partial(law.push_to_hub, compare=False)
 """
 FIGURES = {f"figures/{name}.png" for name in ("loss-curves", "residuals", "three-panels")}
 LAW = {"law.json", "points.jsonl", "README.md", "planner.html", *FIGURES}
@@ -29,9 +34,7 @@ def made(running_client):
 
 
 def test_a_law_goes_up_in_one_commit_and_comes_back_equal(client, hub, made):
-    url = client.run(
-        "result = law.push_to_hub('me/law', metadata={'license': 'apache-2.0', 'datasets': ['me/points']})"
-    )
+    url = client.run("result = push('me/law', metadata={'license': 'apache-2.0', 'datasets': ['me/points']})")
     repo = hub.repo("me/law")
     assert set(repo.head()) - {".gitattributes"} == LAW
     assert len(repo.history()) == 2
@@ -47,12 +50,12 @@ def test_a_law_goes_up_in_one_commit_and_comes_back_equal(client, hub, made):
         "          law.points_.records == again.points_.records]"
     )
     assert same == [True] * 7
-    client.run("law.push_to_hub('me/law', metadata={'license': 'apache-2.0', 'datasets': ['me/points']})")
+    client.run("push('me/law', metadata={'license': 'apache-2.0', 'datasets': ['me/points']})")
     assert len(repo.history()) == 2, "a law that is there already makes no commit"
 
 
 def test_the_card_is_one_the_hub_reads(client, hub, made):
-    client.run("law.push_to_hub('me/law', metadata={'license': 'mit', 'base_model': 'me/base', 'tags': ['code']})")
+    client.run("push('me/law', metadata={'license': 'mit', 'base_model': 'me/base', 'tags': ['code']})")
     text = hub.repo("me/law").head()["README.md"].content.decode()
     card = ModelCard(text)
     assert isinstance(card.data, ModelCardData)
@@ -63,15 +66,44 @@ def test_the_card_is_one_the_hub_reads(client, hub, made):
     assert shown == FIGURES
 
 
+def test_the_card_compares_forms_on_the_points_that_are_pushed(client, hub, made):
+    client.run(
+        "import logging\nfrom hf_bootstrap.laws import publish\n"
+        "rivals, publish.RIVALS = publish.RIVALS, ('multiplicative', 'total_tokens')\n"
+        "publish.push_law(law, 'me/law', say=say)\npublish.RIVALS = rivals"
+    )
+    text = hub.repo("me/law").head()["README.md"].content.decode()
+    rows = re.findall(r"^\| `(\w+)` \| \d", text.split("## Other forms on the same points")[1], re.MULTILINE)
+    assert sorted(rows) == ["bootstrap", "multiplicative", "total_tokens"]
+    assert client.answer["said"] == ["Comparing 3 forms on the 20 points, for the card: at most about 60 s."]
+
+
+def test_forms_that_would_take_too_long_are_named(client, hub, made):
+    client.run(
+        "import time\nfrom hf_bootstrap import compare_forms\n"
+        "found = compare_forms(law.points_, ['total_tokens', 'multiplicative'], seconds=0.0)\n"
+        "result = [[score.form for score in found.scores], *found.notes]"
+    )
+    scores, *notes = client.answer["result"]
+    assert scores == ["total_tokens"]
+    assert "multiplicative is not compared: the 0 s allowed were over." in notes
+    client.run(
+        "from hf_bootstrap.laws import publish\nmost, publish._MOST_ROWS = publish._MOST_ROWS, 10\n"
+        "result = publish.compared(law, say)\npublish._MOST_ROWS = most"
+    )
+    assert client.answer["result"] is None
+    assert "20 points would take more than 60 s" in client.answer["said"][0]
+
+
 def test_points_stay_at_home_when_asked(client, hub, made):
-    client.run("law.push_to_hub('me/law')\nlaw.push_to_hub('me/law', points=False)")
+    client.run("push('me/law')\npush('me/law', points=False)")
     assert set(hub.repo("me/law").head()) - {".gitattributes"} == LAW - {"points.jsonl"}
     assert client.run("result = ScalingLaw.from_pretrained('me/law').points_ is None")
 
 
 def test_a_law_has_revisions_and_pull_requests(client, hub, made):
-    client.run("law.push_to_hub('me/law', points=False)\nlaw.push_to_hub('me/law', revision='with-points')")
-    url = client.run("result = law.push_to_hub('me/law', create_pr=True, private=False)")
+    client.run("push('me/law', points=False)\npush('me/law', revision='with-points')")
+    url = client.run("result = push('me/law', create_pr=True, private=False)")
     assert url.endswith("/discussions/1")
     read = "result = ScalingLaw.from_pretrained('me/law', revision={!r}).points_ is not None"
     found = [client.run(read.format(name)) for name in (None, "with-points", "refs/pr/1")]
@@ -80,7 +112,7 @@ def test_a_law_has_revisions_and_pull_requests(client, hub, made):
 
 def test_metadata_the_hub_would_refuse_is_refused_here(client, hub, made):
     with pytest.raises(Failed, match="names things on the Hub"):
-        client.run("law.push_to_hub('me/law', metadata={'datasets': ['<script>']})")
+        client.run("push('me/law', metadata={'datasets': ['<script>']})")
     assert hub.repos == {}
 
 
@@ -88,7 +120,7 @@ def test_a_repository_without_a_law_says_so(client, hub, made):
     hub.create("me/other")
     with pytest.raises(Failed, match=r"holds no law\.json"):
         client.run("ScalingLaw.from_pretrained('me/other')")
-    with pytest.raises(Failed, match="Check the name <user>/<repository>"):
+    with pytest.raises(Failed, match=r"There is no folder me/none here.* Check the name <user>/<repository>"):
         client.run("ScalingLaw.from_pretrained('me/none')")
     with pytest.raises(Failed, match="leave revision out"):
         client.run("ScalingLaw.from_pretrained('.', revision='main')")

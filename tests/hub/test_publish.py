@@ -48,6 +48,7 @@ def command(client, *words):
 
 def test_a_law_goes_up_and_down_by_command(client, hub, law, tmp_path):
     words = ("publish", law, "--repo-id", "me/law", "--license", "mit", "--datasets", "me/points", "--private")
+    words += ("--no-compare",)
     assert command(client, *words) == 0
     repo = hub.repo("me/law")
     assert repo.private
@@ -66,6 +67,43 @@ def test_a_planner_goes_up_as_a_static_space(client, hub, law):
     metadata = yaml.safe_load(repo.head()["README.md"].content.decode().split("---\n")[1])
     assert (metadata["sdk"], metadata["app_file"]) == ("static", "index.html")
     assert repo.head()["index.html"].content == ScalingLaw.from_pretrained(law).to_html().encode()
+
+
+def test_a_law_on_the_hub_answers_by_command(client, hub, law):
+    """`predict`, `decide` and a model's forecast take user/name where they take a folder."""
+    assert command(client, "publish", law, "--repo-id", "me/law", "--no-compare") == 0
+    asked = ("--base-tokens", "500k", "--json")
+    for words in (("predict", "{}", "--tokens", "300k"), ("decide", "{}", "crossover"),
+                  ("decide", "{}", "crossover", "--scratch", "{}")):  # fmt: skip
+        told = []
+        for place in (law, "me/law"):
+            about = ("--revision", "main") if place == "me/law" and "--scratch" not in words else ()
+            told.append(printed(client, *(word.format(place) for word in words), *asked, *about))
+        assert told[0] == told[1]
+        assert json.loads(told[1])
+    assert command(client, "predict", "me/lav", "--base-tokens", "1e6", "--tokens", "1e6") == 1
+    assert "There is no folder me/lav here" in client.output.read_text().replace("\n", " ")
+
+
+def test_options_that_nothing_is_made_of_are_refused(client, hub, law):
+    said = "only the card of a grown checkpoint tells base_model"
+    assert command(client, "publish", law, "--repo-id", "me/law", "--base-model", "me/base") == 1
+    assert said in client.output.read_text()
+    assert command(client, "publish", law, "--repo-id", "me/p", "--space", "static", "--create-pr") == 1
+    assert "leave create_pr out" in client.output.read_text()
+    assert hub.repos == {}
+
+
+def printed(client, *words):
+    """What a command that ended well wrote to its output."""
+    return client.run(
+        "import contextlib, io, sys\nfrom hf_bootstrap.cli.main import main\n"
+        f"sys.argv = ['hf-bootstrap', *{[str(word) for word in words]!r}]\n"
+        "told = io.StringIO()\n"
+        "try:\n    with contextlib.redirect_stdout(told):\n        main()\n"
+        "except SystemExit as end:\n    assert not end.code, end.code\n"
+        "result = told.getvalue()"
+    )
 
 
 def test_a_grown_model_goes_up_with_what_is_known_of_it(client, hub, grown, law):
@@ -147,7 +185,7 @@ def test_a_damaged_line_is_not_published(client, hub, tmp_path):
 def test_the_demos_law_card_is_what_its_folder_holds(client, hub, law):
     client.run(
         "from hf_bootstrap import ScalingLaw\n"
-        f"result = ScalingLaw.from_pretrained(Path({str(law)!r})).push_to_hub('me/law')"
+        f"result = ScalingLaw.from_pretrained(Path({str(law)!r})).push_to_hub('me/law', compare=False)"
     )
     text = hub.repo("me/law").head()["README.md"].content.decode()
     for heading in ("Parameters", "Use", "Decisions", "Figures", "Residuals", "Provenance", "Citation"):
