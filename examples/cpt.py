@@ -18,6 +18,7 @@ from transformers import HfArgumentParser, LlamaConfig, LlamaForCausalLM, Traini
 
 from hf_bootstrap import GrowthConfig, ScalingCallback, bootstrap_from_pretrained
 from hf_bootstrap.errors import DataError
+from hf_bootstrap.growth.plan import plan_growth
 from hf_bootstrap.store import RunFolder
 from hf_bootstrap.study.text import python_code, split_documents
 from hf_bootstrap.training import advice, attention, checkpoints, counting, data, documents, freezing, prepare
@@ -103,8 +104,8 @@ def main() -> None:
     base_tokens = parse_count(given.base_tokens, "--base_tokens")
     advised = advice.advise_second_stage(
         n_params=counting.measure_size(model).non_embedding, base_tokens=base_tokens, tokens=args.max_steps * step,
-        batch_tokens=step, base_decayed=given.base_decayed, base_peak_lr=given.base_peak_lr, width_factor=growth.width,
-        adam_beta2=args.adam_beta2,
+        batch_tokens=step, base_decayed=given.base_decayed, base_peak_lr=given.base_peak_lr,
+        growth=plan_growth(base.config, growth).learning_rate if growth.grows else None, adam_beta2=args.adam_beta2,
     )  # fmt: skip
     args.learning_rate = args.learning_rate or advised.peak_lr.value
     warmup = int(args.warmup_steps * step if args.warmup_steps else advised.rewarm_tokens.value)
@@ -128,7 +129,7 @@ def main() -> None:
     args.save_strategy = "no"  # Checkpoints says when, so that the newest complete one is never the one removed
     trainer = TokenTrainer(
         model=model, args=args, train_dataset=train, data_collator=default_data_collator, schedule=schedule,
-        batch_tokens=step, width_factor=growth.width, processing_class=tokenizer,
+        batch_tokens=step, width_factor=1 / advised.matrix_lr.value, processing_class=tokenizer,
         callbacks=[checkpoints.Checkpoints(every=every, newest=args.save_total_limit or 1), measure],
     )  # fmt: skip
     newest = [str(path) for path in RunFolder(output).checkpoints()[-1:]]

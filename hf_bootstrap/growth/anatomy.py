@@ -34,11 +34,15 @@ SEAMS: dict[str, int] = {"query_key_value": 3}
 NOT_WIDENED: dict[str, str] = {
     "bloom": "its ALiBi slopes are computed from the number of heads, so a copied head gets another slope.",
     "ctrl": "it multiplies embeddings by the square root of the hidden size inside its forward pass.",
+    "dbrx": "its experts lie one after the other in one matrix, and shapes do not show which axis reads.",
+    "deepseek_v4": "its hyper-connections mix several residual streams, and copies of channels do not keep that.",
     "diffllama": "it subtracts the second half of its heads from the first, and copies lie next to each other.",
     "gemma3n": "its AltUp routers scale by the hidden size in a buffer that no checkpoint holds.",
     "gemma3n_text": "its AltUp routers scale by the hidden size in a buffer that no checkpoint holds.",
     "hy_v4": "its hyper-connections mix several residual streams, and copying channels was measured not to keep that.",
+    "inkling2_text": "its layers weigh earlier ones by a query over the hidden size, whose copies would count twice.",
     "mimo_v2_flash": "its sliding layers have twice the key/value heads its config states, which shapes do not show.",
+    "xglm": "its positions are sines over the hidden size, whose copies would get other ones.",
     "xlstm": "the sizes of its matrix memory follow the hidden size in its forward pass.",
 }
 

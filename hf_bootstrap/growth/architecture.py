@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from ..errors import UnsupportedModelError
 
 __all__ = [
+    "OF_EMBEDDING",
     "adds_one",
     "build_meta",
     "constants",
@@ -28,7 +29,7 @@ __all__ = [
 
 
 # Normalisations of the embedding, which come first.
-_OF_EMBEDDING = re.compile(r"embeddings?\.|layernorm_embedding|embeddings?_layer_?norm|layer_norm_emb|emb_norm")
+OF_EMBEDDING = re.compile(r"embeddings?\.|layernorm_embedding|embeddings?_layer_?norm|layer_norm_emb|emb_norm")
 
 
 def build_meta(config: PreTrainedConfig, model_class: type[PreTrainedModel] | None = None) -> PreTrainedModel:
@@ -57,11 +58,16 @@ def build_meta(config: PreTrainedConfig, model_class: type[PreTrainedModel] | No
 
 def find_ties(model: nn.Module) -> dict[str, str]:
     """Parameters that are another parameter: ``{"lm_head.weight": "model.embed_tokens.weight"}``."""
-    first: dict[int, str] = {}
-    ties = {}
+    names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        if first.setdefault(id(parameter), name) != name:
-            ties[name] = first[id(parameter)]
+        names.setdefault(id(parameter), []).append(name)
+    # The first is the one that is saved: what the architecture ties others to; by default, the first in the model.
+    declared = getattr(model, "all_tied_weights_keys", None) or {}
+    kept = [name for name in declared.values() if name not in declared]
+    ties: dict[str, str] = {}
+    for found in names.values():
+        first = next((name for name in found if name in kept), found[0])
+        ties |= {name: first for name in found if name != first}
     return ties
 
 
@@ -110,7 +116,7 @@ def final_norm(model: PreTrainedModel, prefixes: Sequence[str]) -> str:
         if is_norm(module)
         and any(parameter.shape[-1] == table.shape[-1] for parameter in module.parameters())
         and not path.startswith(tuple(prefix + "." for prefix in prefixes))
-        and not _OF_EMBEDDING.search(path)
+        and not OF_EMBEDDING.search(path)
     ]
     # A norm inside the head is the last before the table; elsewhere it is one beside the layers.
     head = [path for path in norms if any(word in path for word in ("cls.", "lm_head", "predictions"))]

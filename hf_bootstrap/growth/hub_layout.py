@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from ..errors import UnsupportedModelError
 from .architecture import find_ties, named_tensors
 
-__all__ = ["HubLayout", "Part", "hub_layout"]
+__all__ = ["HubLayout", "Part", "hub_layout", "layout_of"]
 
 _Array = NDArray[np.int64]
 
@@ -104,15 +104,22 @@ def hub_layout(model: PreTrainedModel) -> HubLayout:
             parts[name].append(Part(tensor=name, stored=title, box=tuple((0, length) for length in shapes[name])))
     _check_complete(model, parts, shapes)
     in_memory = {name: tuple(sorted(found, key=lambda part: (part.box, part.stored))) for name, found in parts.items()}
+    return layout_of(in_memory, {title: in_memory[first][0].stored for title, first in tied.items()})
+
+
+def layout_of(parts: Mapping[str, tuple[Part, ...]], ties: Mapping[str, str]) -> HubLayout:
+    """The layout that consists of some parts.
+
+    Args:
+        parts: as `HubLayout.parts`, in the order of the model's tensors.
+        ties: as `HubLayout.ties`.
+    """
     on_disk: dict[str, list[Part]] = defaultdict(list)
-    for part in (part for found in in_memory.values() for part in found):
+    for part in (part for found in parts.values() for part in found):
         on_disk[part.stored].append(part)
-    by_rows = {title: tuple(sorted(found, key=lambda part: part.start)) for title, found in on_disk.items()}
+    stored = {title: tuple(sorted(found, key=lambda part: part.start)) for title, found in on_disk.items()}
     return HubLayout(
-        parts=in_memory,
-        stored=by_rows,
-        shapes={title: _shape(found) for title, found in by_rows.items()},
-        ties={title: in_memory[first][0].stored for title, first in tied.items()},
+        parts=parts, stored=stored, shapes={title: _shape(found) for title, found in stored.items()}, ties=ties
     )
 
 

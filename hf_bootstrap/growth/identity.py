@@ -34,6 +34,7 @@ _WRITERS = re.compile(
 _NORM_OF_SUM = ("bart", "blenderbot-small", "marian", "mvp", "openai-gpt", "plbart", "prophetnet", "trocr", "xlm")
 # Types that change the stream outside the two branches, and how.
 _BESIDE_BRANCHES = {
+    "deepseek_v4": "mixes several streams",
     "doge": "scales the stream by a learned weight",
     "gemma3n_text": "mixes several streams",
     "gemma4": "scales the whole stream by a scalar of each layer",

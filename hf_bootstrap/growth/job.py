@@ -14,8 +14,9 @@ from ..sealing import canonical_json
 from .architecture import build_meta, named_tensors
 from .checkpoint import Checkpoint, Match, match_tensors, open_checkpoint, real_file
 from .config import GrowthConfig
-from .hub_layout import HubLayout, Part, hub_layout
+from .hub_layout import HubLayout, Part
 from .layout import INDEX_NAME, Shard, lay_out, shard_limit
+from .layout_cache import known_layout
 from .pickled import open_pickled
 from .plan import GrowthPlan, plan_growth
 from .recipe import Recipe
@@ -88,7 +89,7 @@ def prepare_growth(
     plan = plan_growth(model_config, config, model_class=model_class)
     model = build_meta(model_config, model_class)
     grown = build_meta(plan.target_config, model_class)
-    layout, target = _accepted(hub_layout(model), checkpoint), hub_layout(grown)
+    layout, target = _accepted(known_layout(model), checkpoint), known_layout(grown)
     match = match_tensors(
         checkpoint,
         layout.shapes,

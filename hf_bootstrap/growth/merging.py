@@ -13,7 +13,7 @@ from ..store import sync_folder
 from .adapters import LoraAdapter, open_adapter
 from .architecture import build_meta, find_ties, named_tensors
 from .checkpoint import Entry, open_checkpoint, real_file
-from .hub_layout import hub_layout
+from .layout_cache import known_layout
 from .source import open_config
 from .tensors import read_rows
 
@@ -72,7 +72,7 @@ def merge_adapter(
 def _places(base: Path, adapter: LoraAdapter, stored: Mapping[str, Entry]) -> dict[str, Entry]:
     """The stored weight of every adapted module."""
     model = build_meta(open_config(base))
-    layout, ties, tensors = hub_layout(model), find_ties(model), named_tensors(model)
+    layout, ties, tensors = known_layout(model), find_ties(model), named_tensors(model)
     prefix = model.base_model_prefix
     places = {}
     for module in adapter.matrices:

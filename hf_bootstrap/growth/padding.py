@@ -24,11 +24,12 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import UnsupportedModelError
 from .anatomy import SEAMS, Segment, TensorAnatomy
-from .architecture import adds_one, constants, is_norm
+from .architecture import OF_EMBEDDING, adds_one, constants, is_norm
 from .identity import is_writer, normalises_sum
 from .sizes import DIMENSIONS, dimension_field, field_value, text_part, wider_fields
 
 __all__ = [
+    "NOT_PADDED",
     "eta_of",
     "fills_of",
     "norm_corrections",
@@ -40,7 +41,16 @@ __all__ = [
 
 _EPSILON = re.compile(r"(rms_|layer_?)?norm_?eps(ilon)?|layer_?norm_epsilon|norm_epsilon|eps")
 _EPSILON_OF_MODULE = ("eps", "variance_epsilon", "epsilon", "norm_eps")
-# A norm without weights that looks at one head and not at the stream.
+# Types whose new units would be heard, and why. They are found by certification (docs/architectures.md), and stand here
+# so that the reason is given before anything is made.
+NOT_PADDED: dict[str, str] = {
+    "bitnet": "it normalises all heads together, so new ones would be heard by the old ones",
+    "codegen": "its queries, values and keys lie in four blocks one after the other, which shapes do not show",
+    "megatron-bert": "an activation before the norm of its head does not keep the mean of old channels",
+    "modernbert-decoder": "an activation before the norm of its head does not keep the mean of old channels",
+}
+
+# A norm that looks at one head, or at all of them together, and not at the stream.
 _OF_HEAD = re.compile(r"(q|k|qk|query|key|value|v)_?(layer)?_?norm(_fn)?")
 
 
@@ -144,6 +154,13 @@ def norm_corrections(
         UnsupportedModelError: a norm whose scale cannot be corrected, or norms of both kinds.
     """
     model_type, eta = deep.config.model_type, eta_of(factors)
+    if factors["mlp"] != 1 and _norm_over(anatomies, ("mlp",)):
+        raise UnsupportedModelError(
+            f"{model_type} normalises the units of its MLP together, so new ones would be heard by the old ones. "
+            "Choose split, or leave intermediate_size."
+        )
+    if reason := NOT_PADDED.get(model_type):
+        raise UnsupportedModelError(f"{model_type}: {reason}. zero_pad cannot make it wider; choose split.")
     if _norm_over(anatomies, ("heads", "kv_heads")) and (factors["heads"] != 1 or factors.get("kv_heads", 1) != 1):
         raise UnsupportedModelError(
             f"{model_type} normalises all heads together, so new heads would be heard by the old ones. zero_pad cannot "
@@ -155,6 +172,11 @@ def norm_corrections(
         raise UnsupportedModelError(
             f"{model_type} normalises the sum of its stream and each branch, so new channels cannot stay silent. "
             "Choose split, or leave hidden_size."
+        )
+    if subtracts_mean(deep, anatomies) and any(OF_EMBEDDING.search(path) for path in _stream_norms(deep, anatomies)):
+        raise UnsupportedModelError(
+            f"{model_type} normalises its embeddings, and what that norm writes has another mean than it reads, so new "
+            "channels cannot hold the mean of the old ones. Choose split, or leave hidden_size."
         )
     for path, module in deep.named_modules():
         if is_norm(module) and not list(module.parameters()) and not _OF_HEAD.fullmatch(path.rpartition(".")[2]):
@@ -198,7 +220,11 @@ def unequal_epsilons(
     anatomies: Mapping[str, TensorAnatomy],
     factors: Mapping[str, int | Fraction],
 ) -> tuple[str, ...]:
-    """Norms whose epsilon is not what keeps the function exactly, such as those of heads that share the stream's."""
+    """Norms whose epsilon is not what keeps the function exactly, such as those of heads that share the stream's.
+
+    Raises:
+        UnsupportedModelError: one whose input may be as small as an epsilon, so that the change is felt.
+    """
     before, after = constants(deep), constants(grown)
     stream, wrong = _stream_norms(deep, anatomies), []
     for path, module in deep.named_modules():
@@ -209,6 +235,13 @@ def unequal_epsilons(
                 due = before[name] / (float(factors["hidden"]) if path in stream else 1)
                 if not math.isclose(after[name], due, rel_tol=1e-6):
                     wrong.append(path)
+    # Heads are projections of the normalised stream, about as large as it: there it is felt as 1e-5 at most.
+    felt = [path for path in wrong if path not in stream and not _OF_HEAD.fullmatch(path.rpartition(".")[2])]
+    if felt:
+        raise UnsupportedModelError(
+            f"{deep.config.model_type} has one epsilon for the norms of its stream and for {felt[0]}, whose input may "
+            "be as small as an epsilon, and a wider stream needs a smaller one. Choose split, or leave hidden_size."
+        )
     return tuple(wrong)
 
 
@@ -222,7 +255,8 @@ def _stream_norms(deep: PreTrainedModel, anatomies: Mapping[str, TensorAnatomy])
 
 def _norm_over(anatomies: Mapping[str, TensorAnatomy], dimensions: tuple[str, ...]) -> bool:
     return any(
-        a.is_norm and any(s.dimension in dimensions and s.block > 1 for axis in a.axes for s in axis)
+        a.is_norm
+        and any(s.dimension in dimensions and (s.block > 1 or s.dimension == "mlp") for axis in a.axes for s in axis)
         for a in anatomies.values()
     )
 

@@ -1,13 +1,18 @@
-"""The learning rate of a second stage: peak, re-warm, decay and the width rule, each with its formula and source.
+"""The learning rate of a second stage: peak, re-warm and decay, each with its formula and source.
 
-Pure arithmetic on counts. What a run then does with it is stored in its points; nothing here looks at a model.
+Pure arithmetic on counts. What a growth asks for is for `growth.learning_rate`, whose advice is taken over as it is.
+What a run then does with all this is stored in its points; nothing here looks at a model.
 """
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..errors import TrainingError
 from ..units import format_count
+
+if TYPE_CHECKING:
+    from ..growth.learning_rate import LearningRateAdvice
 
 __all__ = ["Advice", "Choice", "advise_second_stage"]
 
@@ -19,7 +24,6 @@ _REWARM = "Ibrahim et al. 2024, arXiv:2403.08763; Gupta et al. 2023, arXiv:2308.
 _UNTUNED = "Ma & Yarats 2021, arXiv:1910.04209"
 _WSD = "Hu et al. 2024 (MiniCPM), arXiv:2404.06395, section 4"
 _COOLDOWN = "Hägele et al. 2024, arXiv:2405.18392, section 3"
-_MUP = "Yang et al. 2022 (muP), arXiv:2203.03466, table 8; decoupled decay keeps lr * decay"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +43,8 @@ class Advice:
         peak_lr: highest rate.
         rewarm_tokens: trained tokens over which it rises from 0.
         decay_tokens: trained tokens over which it falls to 0 at the end.
-        matrix_lr: factor on the rate of weight matrices; matrix_weight_decay: factor on their decay. 1 unless widened.
+        matrix_lr: factor on the rate of matrices that read a widened vector; matrix_weight_decay: on their decay. 1
+            unless widened.
         notes: what this advice cannot know, one sentence each.
     """
 
@@ -73,7 +78,7 @@ def advise_second_stage(
     base_decayed: bool | None = None,
     base_peak_lr: float | None = None,
     optimizer_reset: bool = True,
-    width_factor: int = 1,
+    growth: "LearningRateAdvice | None" = None,
     adam_beta2: float = 0.95,
 ) -> Advice:
     """Advise on the learning rate of a second stage; a stage from scratch has `base_tokens` 0.
@@ -86,7 +91,7 @@ def advise_second_stage(
         base_decayed: whether the base's rate had fallen; None takes it for decayed, as published models are.
         base_peak_lr: the base's own peak, if known: better evidence than any formula.
         optimizer_reset: whether Adam starts without moments, as it does when only weights are loaded.
-        width_factor: k of a width growth that tiles; 1 without.
+        growth: what the growth before this stage asks for: `plan_growth(...).learning_rate`; None without one.
         adam_beta2: of this stage.
 
     Returns:
@@ -95,7 +100,7 @@ def advise_second_stage(
     Raises:
         TrainingError: a count that is not positive, or a beta2 outside [0, 1).
     """
-    counts = {"n_params": n_params, "tokens": tokens, "batch_tokens": batch_tokens, "width_factor": width_factor}
+    counts = {"n_params": n_params, "tokens": tokens, "batch_tokens": batch_tokens}
     for name, count in counts.items():
         if count < 1:
             raise TrainingError(f"{name} is {count}; no rate can be advised for that. Give a positive count.")
@@ -114,15 +119,21 @@ def advise_second_stage(
         notes.append(
             "re-warming raises the loss first; judge the run at its end, and expect the base's text to suffer."
         )
-    k = width_factor
     return Advice(
         peak_lr=peak,
         rewarm_tokens=rewarm,
         decay_tokens=decay,
-        matrix_lr=Choice(value=1 / k, formula=f"1/k, k = {k}: entries are W/k, Adam's step is not", source=_MUP),
-        matrix_weight_decay=Choice(value=float(k), formula=f"k = {k}", source=_MUP),
+        matrix_lr=_matrices(growth, "tensor_factor"),
+        matrix_weight_decay=_matrices(growth, "weight_decay_factor"),
         notes=tuple(notes),
     )
+
+
+def _matrices(growth: "LearningRateAdvice | None", factor: str) -> Choice:
+    """A factor of the growth's own advice; 1 where there was no growth."""
+    if growth is None:
+        return Choice(value=1.0, formula="no growth", source="none needed")
+    return Choice(value=getattr(growth, factor), formula=growth.formula, source=growth.source or growth.reason)
 
 
 def _peak(n_params: int, base: int, tokens: int, batch: int, known: float | None) -> tuple[Choice, list[str]]:

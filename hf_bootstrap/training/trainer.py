@@ -28,11 +28,11 @@ class TokenTrainer(Trainer):
     Args:
         schedule: the rate over tokens; None leaves it to Trainer's `lr_scheduler_type`.
         batch_tokens: trained tokens of one step, all processes.
-        width_factor: k of a width growth: see `scale_matrices`.
+        width_factor: how many times as wide the vectors are that matrices read after a growth: see `scale_matrices`.
     """
 
     def __init__(
-        self, *args: Any, schedule: Schedule | None, batch_tokens: int, width_factor: int = 1, **kwargs: Any
+        self, *args: Any, schedule: Schedule | None, batch_tokens: int, width_factor: float = 1, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
         for callback in list(self.callback_handler.callbacks):
@@ -72,7 +72,7 @@ class TokenTrainer(Trainer):
         return self.lr_scheduler
 
 
-def scale_matrices(optimizer: torch.optim.Optimizer, model: nn.Module, width_factor: int) -> None:
+def scale_matrices(optimizer: torch.optim.Optimizer, model: nn.Module, width_factor: float) -> None:
     """Give weight matrices 1/k of their group's rate and k times its weight decay, in groups of their own.
 
     After a width growth that tiles, entries of a matrix are W/k while Adam's step per entry is not smaller, so

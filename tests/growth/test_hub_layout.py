@@ -106,3 +106,15 @@ def test_an_order_that_is_no_box_is_refused_with_the_reason(monkeypatch):
     monkeypatch.setattr("transformers.core_model_loading.revert_weight_conversion", shuffled)
     with pytest.raises(UnsupportedModelError, match=r"in another order .* grows it in memory"):
         layouts.hub_layout(build_meta(tiny_config("mixtral")))
+
+
+@pytest.mark.parametrize("model_type", ["camembert", "xlm-roberta"])
+def test_a_tied_table_is_stored_under_the_name_that_is_saved(model_type, tmp_path):
+    # The head comes before the table in these classes, and transformers saves the table.
+    source = tiny_model(model_type, dtype=torch.float32)
+    source.save_pretrained(tmp_path / "base")
+    grow_checkpoint(tmp_path / "base", tmp_path / "grown", GrowthConfig(width=2))
+    assert set(load_file(tmp_path / "grown/model.safetensors")) == set(load_file(tmp_path / "base/model.safetensors"))
+    _, found = type(source).from_pretrained(tmp_path / "grown", output_loading_info=True)
+    assert not found["missing_keys"]
+    assert not found["unexpected_keys"]

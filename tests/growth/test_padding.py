@@ -132,6 +132,25 @@ def test_norms_that_would_hear_new_channels_are_refused(model_type, reason):
         plan_growth(tiny_config(model_type), growth)
 
 
+@pytest.mark.parametrize(
+    ("model_type", "sizes", "reason"),
+    [
+        ("qwen3_next", {"hidden_size": 72}, "may be as small as an epsilon"),
+        ("bailing_hybrid", {"hidden_size": 72}, "may be as small as an epsilon"),
+        ("mbart", {"width": 2}, "normalises its embeddings"),
+        ("bitnet", {"intermediate_size": 60}, "units of its MLP together"),
+        ("bitnet", {"hidden_size": 72, "num_attention_heads": 6}, "normalises all heads together"),
+        ("codegen", {"width": 2}, "lie in four blocks"),
+        ("megatron-bert", {"width": 2}, "an activation before the norm"),
+        ("modernbert-decoder", {"width": 2}, "an activation before the norm"),
+    ],
+)
+def test_new_units_that_would_be_heard_are_refused_before_anything_is_made(model_type, sizes, reason):
+    # Each was found by measuring: logits that differ by 5% to 60%, in memory and on disk alike.
+    with pytest.raises(UnsupportedModelError, match=reason):
+        plan_growth(tiny_config(model_type), GrowthConfig(width_method="zero_pad", **sizes))
+
+
 def test_an_epsilon_shared_with_the_norms_of_heads_is_said_and_bounded():
     source = tiny("qwen3", rms_norm_eps=1e-3)
     plan = plan_growth(source.config, GrowthConfig(width_method="zero_pad", hidden_size=64))

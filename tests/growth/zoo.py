@@ -78,6 +78,13 @@ SMALL: tuple[tuple[str, Any], ...] = (
     (r"layers_per_block", 2),
 )
 
+_QWEN4: dict[str, Any] = {
+    "indexer_n_heads": 2,
+    "indexer_kv_heads": 1,
+    "indexer_head_dim": 16,
+    "indexer_budget": 8,
+    "indexer_compress_ratio": 4,
+}
 # What names cannot tell. A dotted name reaches into a part of a composite config; None leaves a field out.
 BY_HAND: dict[str, dict[str, Any]] = {
     "blt": {
@@ -86,9 +93,31 @@ BY_HAND: dict[str, dict[str, Any]] = {
         "decoder_config.head_dim": 12,
         "global_config.head_dim": 12,
     },
+    "cohere_compass_text": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}},
+    "dbrx": {"attn_config.rope_theta": 1e4, "attn_config.clip_qkv": 8.0, "ffn_config.hidden_size": 48},
     "deepseek_v2": {"num_experts_per_tok": 2},
+    "deepseek_v4": {
+        "head_dim": 16,
+        "o_groups": 2,
+        "partial_rotary_factor": 0.5,
+        "qk_rope_head_dim": None,
+        "rope_parameters": {
+            "main": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+            "compress": {"rope_type": "default", "rope_theta": 1e5, "partial_rotary_factor": 0.5},
+        },
+        "compress_rates": {"compressed_sparse_attention": 2, "heavily_compressed_attention": 4},
+    },
     "dots1": {"n_shared_experts": 1, "n_routed_experts": 8, "num_experts_per_tok": 2},
     "dots3_note_text": {"num_attention_heads": 4, "num_key_value_heads": 4, "per_layer_config": None},
+    "dots3_note": {
+        "text_config.num_key_value_heads": 4,
+        "text_config.per_layer_config": None,
+        "vision_config.adapter_in_dim": 48,
+        "vision_config.adapter_out_dim": 48,
+        "vision_config.per_layer_config": None,
+        "audio_config.adapter_input_size": 48,
+        "audio_config.adapter_out_dim": 48,
+    },
     "falcon_h1": {"mamba_d_ssm": 96, "mamba_n_heads": 4, "mamba_d_head": 24, "mamba_expand": 2},
     "helium": {"head_dim": 12},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
@@ -96,6 +125,8 @@ BY_HAND: dict[str, dict[str, Any]] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv", "full_attention"]},
     "reformer": {"is_decoder": True, "axial_pos_embds_dim": [16, 32], "axial_pos_shape": [8, 16]},
     "olmoe": {"head_dim": 12},
+    "qwen4_exp": {f"text_config.{name}": value for name, value in _QWEN4.items()},
+    "qwen4_exp_text": _QWEN4,
     "recurrent_gemma": {"num_hidden_layers": 3},
     "rwkv": {"rescale_every": 0},
     "stablelm": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},

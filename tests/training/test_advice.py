@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from transformers import TrainingArguments
+from transformers import LlamaConfig, TrainingArguments
 
 from hf_bootstrap import GrowthConfig, bootstrap_from_pretrained
 from hf_bootstrap.errors import TrainingError
+from hf_bootstrap.growth.plan import plan_growth
 from hf_bootstrap.training.advice import advise_second_stage
 from hf_bootstrap.training.data import PackedBlocks
 from hf_bootstrap.training.schedule import Schedule
@@ -59,12 +60,26 @@ def test_rises_and_falls_always_fit_into_the_stage(decayed, tokens):
 
 
 def test_what_is_printed_has_formula_source_and_doubts():
-    text = str(advise(width_factor=2, tokens=1000, base_tokens=1000, n_params=1000))
+    growth = plan_growth(LlamaConfig(num_hidden_layers=1), GrowthConfig(width=2)).learning_rate
+    text = str(advise(growth=growth, tokens=1000, base_tokens=1000, n_params=1000))
     assert "0.3118 C^-0.125" in text
     assert text.count("arXiv:") >= 6
     assert "taken for decayed" in text
     assert "fitted from 1e+17" in text
+    assert "rate of matrices    x 0.5" in text
+    assert "their weight decay  x 2" in text
     assert "rate of matrices" not in str(advise())
+
+
+def test_growth_says_once_what_the_rate_of_its_matrices_becomes():
+    for growth in (GrowthConfig(width=3), GrowthConfig(depth=2), GrowthConfig(intermediate_size=22016)):
+        theirs = plan_growth(LlamaConfig(num_hidden_layers=1), growth).learning_rate
+        ours = advise(growth=theirs)
+        assert (ours.matrix_lr.value, ours.matrix_weight_decay.value) == (
+            theirs.tensor_factor,
+            theirs.weight_decay_factor,
+        )
+        assert ours.matrix_lr.formula == theirs.formula
 
 
 @pytest.mark.parametrize("wrong", [{"tokens": 0}, {"base_tokens": -1}, {"adam_beta2": 1.0}, {"base_peak_lr": 0.0}])

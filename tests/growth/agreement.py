@@ -1,0 +1,121 @@
+"""Whether two models compute the same: plain, padded, cached, saved and loaded, as they run and all in float64.
+
+What should agree with what is for `coverage`.
+"""
+
+import tempfile
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from hf_bootstrap.growth.architecture import named_tensors
+
+from .float64 import all_in_float64
+
+__all__ = ["STRICT", "UPCASTING", "NotCertified", "compare", "drift", "probe_ids", "runs"]
+
+# Relative to the largest logit. Where everything is computed in float64 a grown model is the source or it is not.
+# Modules that compute in float32 whatever the dtype explain the second, unless they are run again and again.
+STRICT, UPCASTING = 1e-9, 2e-6
+
+
+class NotCertified(Exception):
+    """The grown model is not what it should be: a fault of the growth code, never of the type."""
+
+
+def compare(
+    grown: PreTrainedModel, reference: PreTrainedModel, ids: Tensor, *, reload: bool, allowed: float = STRICT
+) -> dict[str, float]:
+    """Largest relative difference over plain, padded, cached and reloaded runs.
+
+    Returns:
+        "error": with every module kept in float64, up to `allowed`; or, for what cannot run so, as the models run,
+        up to `UPCASTING`. "as_it_runs": as the models run.
+
+    Raises:
+        NotCertified: they differ by more.
+    """
+    again = _reloaded(grown) if reload else None
+    plain = _largest(grown, again, reference, ids)
+    if plain <= STRICT:
+        return {"error": plain, "as_it_runs": plain}
+    try:
+        with all_in_float64():
+            runs(reference, ids)
+    except Exception:  # noqa: BLE001  (code that cannot be held back)
+        exact, limit = plain, max(allowed, UPCASTING)
+    else:
+        with all_in_float64():
+            exact, limit = _largest(grown, again, reference, ids), allowed
+    if not exact <= limit:
+        raise NotCertified(f"logits differ by {exact:.1e} of the largest")
+    return {"error": exact, "as_it_runs": plain}
+
+
+@torch.no_grad()
+def runs(model: PreTrainedModel, ids: Tensor, **inputs: Any) -> Tensor:
+    """Logits, (sequences, tokens, vocabulary) in float64."""
+    logits: Tensor = model(input_ids=ids, use_cache=False, **inputs).logits.double()
+    if not torch.isfinite(logits).all() and not inputs:
+        raise NotCertified("logits are not finite")
+    return logits
+
+
+def drift(ours: Tensor, theirs: Tensor) -> float:
+    """Largest difference, relative to the largest entry."""
+    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
+
+
+def probe_ids() -> Tensor:
+    """(2, 12) tokens of the tiny vocabulary."""
+    return torch.randint(3, 78, (2, 12), generator=torch.Generator().manual_seed(1))
+
+
+def _largest(grown: PreTrainedModel, again: PreTrainedModel | None, reference: PreTrainedModel, ids: Tensor) -> float:
+    expected = runs(reference, ids)
+    found = [drift(runs(grown, ids), expected), _cached(grown, reference, ids)]
+    found += [_padded(grown, reference, ids, side) for side in ("left", "right")]
+    found += [drift(runs(again, ids), expected)] if again is not None else []
+    return float(torch.tensor(found).max())  # NaN stays NaN, as it would not with `max`
+
+
+def _reloaded(grown: PreTrainedModel) -> PreTrainedModel:
+    with tempfile.TemporaryDirectory() as folder:
+        grown.save_pretrained(folder)
+        again = type(grown).from_pretrained(folder, dtype=torch.float64, attn_implementation="eager").eval()
+    for module in again.modules():
+        if getattr(module, "config", None) is not None:
+            module.config._experts_implementation = "eager"
+    theirs, ours = named_tensors(grown), named_tensors(again)
+    if set(ours) != set(theirs) or any(not torch.equal(ours[name], theirs[name]) for name in ours):
+        raise NotCertified("saving and loading changes tensors")
+    return again
+
+
+@torch.no_grad()
+def _padded(grown: PreTrainedModel, reference: PreTrainedModel, ids: Tensor, side: str) -> float:
+    mask = torch.ones_like(ids)
+    mask[0, slice(0, 4) if side == "left" else slice(-4, None)] = 0
+    try:
+        theirs = runs(reference, ids, attention_mask=mask)
+        if not torch.isfinite(theirs[mask.bool()]).all():
+            return 0.0  # several architectures answer NaN to padding in float64: nothing to compare
+    except Exception:  # noqa: BLE001  (an architecture that takes no mask)
+        return 0.0
+    return drift(runs(grown, ids, attention_mask=mask)[mask.bool()], theirs[mask.bool()])
+
+
+@torch.no_grad()
+def _cached(grown: PreTrainedModel, reference: PreTrainedModel, ids: Tensor) -> float:
+    def step(model: PreTrainedModel) -> Tensor:
+        start = model(input_ids=ids[:, :8], use_cache=True)
+        logits: Tensor = model(input_ids=ids[:, 8:9], past_key_values=start.past_key_values, use_cache=True).logits
+        return logits[:, -1].double()
+
+    try:
+        theirs = step(reference)
+    except Exception:  # noqa: BLE001  (an architecture without a cache, or with one of its own kind)
+        return 0.0
+    return drift(step(grown), theirs)
