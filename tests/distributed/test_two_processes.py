@@ -1,46 +1,46 @@
 """Two processes count, measure and train as one does."""
 
-import os
-import subprocess
-import sys
+import json
 
 import pytest
+import torch
 
 from hf_bootstrap.store import read_points
 from hf_bootstrap.training.data import load_tokenizer, pack, train_tokenizer
 
+from ..processes import together
 from ..training.conftest import DOCUMENTS
+from ..training.test_equivalence import assert_same
 
-SCRIPT = """
-import sys
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments, set_seed
-from hf_bootstrap import ScalingCallback
-from hf_bootstrap.training.data import PackedBlocks
 
-data, output, batch, steps = sys.argv[1:]
-torch.set_num_threads(1)
-set_seed(0)
-model = LlamaForCausalLM(LlamaConfig(
-    hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, vocab_size=300,
-    max_position_embeddings=64, tie_word_embeddings=False,
-))
-ragged = [{"input_ids": torch.arange(3 + i) % 300} for i in range(7)]
-callback = ScalingCallback(
-    {"held": PackedBlocks(data + "/held.safetensors", 16, keep_tail=True), "ragged": ragged},
-    base_tokens=5000, marks=[0, 320, 8000, 20000],
-)
-arguments = TrainingArguments(
-    output_dir=output, max_steps=int(steps), per_device_train_batch_size=int(batch), learning_rate=5e-4, report_to=[],
-    save_strategy="no", use_cpu=True, disable_tqdm=True, train_sampling_strategy="sequential",
-)
-trainer = Trainer(
-    model=model, args=arguments, train_dataset=PackedBlocks(data + "/train.safetensors", 16), callbacks=[callback]
-)
-trainer.train()
-del trainer  # with the wrapped model gone, the next line joins gloo's threads; left alone they abort at exit
-torch.distributed.is_initialized() and torch.distributed.destroy_process_group()
-"""
+def train(data, output, batch, steps):
+    """What one process does, alone or beside others."""
+    from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments, set_seed
+
+    from hf_bootstrap import ScalingCallback
+    from hf_bootstrap.training.data import PackedBlocks
+
+    arguments = TrainingArguments(
+        output_dir=str(output), max_steps=steps, per_device_train_batch_size=batch, learning_rate=5e-4, report_to=[],
+        save_strategy="no", use_cpu=True, disable_tqdm=True, train_sampling_strategy="sequential", logging_steps=1,
+    )  # fmt: skip
+    set_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, vocab_size=300,
+        max_position_embeddings=64, tie_word_embeddings=False,
+    ))  # fmt: skip
+    ragged = [{"input_ids": torch.arange(3 + i) % 300} for i in range(7)]
+    callback = ScalingCallback(
+        {"held": PackedBlocks(data / "held.safetensors", 16, keep_tail=True), "ragged": ragged},
+        base_tokens=5000, marks=[0, 320, 8000, 20000],
+    )  # fmt: skip
+    blocks = PackedBlocks(data / "train.safetensors", 16)
+    trainer = Trainer(model=model, args=arguments, train_dataset=blocks, callbacks=[callback])
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    (output / f"losses-{arguments.process_index}.json").write_text(json.dumps(losses))
+    del trainer  # with the wrapped model gone, the next line joins gloo's threads; left alone they abort at exit
+    torch.distributed.is_initialized() and torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
@@ -49,28 +49,20 @@ def folder(tmp_path_factory):
     tokenizer = load_tokenizer(str(train_tokenizer(DOCUMENTS, 300, folder)))
     pack(DOCUMENTS[:50], tokenizer, folder / "train.safetensors")
     pack(DOCUMENTS[50:], tokenizer, folder / "held.safetensors")
-    (folder / "train.py").write_text(SCRIPT)
     return folder
 
 
-def run(folder, processes, steps):
-    output = folder / f"out-{processes}-{steps}"
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] * (processes > 1)
-    arguments = [str(folder), str(output), str(4 // processes), str(steps)]
-    done = subprocess.run(
-        [sys.executable, *launcher, str(folder / "train.py"), *arguments],
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+def points(output):
     read = read_points(output / "points.jsonl")
     assert not read.problems, "one process writes, and each point once"
     return read.points
 
 
-@pytest.mark.parametrize("steps", [12, pytest.param(500, marks=pytest.mark.slow)])
-def test_two_processes_leave_the_points_of_one(folder, steps):
-    one, two = run(folder, 1, steps), run(folder, 2, steps)
+@pytest.mark.parametrize("steps", [20, pytest.param(500, marks=pytest.mark.slow)])
+def test_two_processes_leave_the_points_and_losses_of_one(folder, tmp_path, steps):
+    assert together(2, train, folder, tmp_path / "two", 2, steps) == [0, 0]
+    train(folder, tmp_path / "one", 4, steps)
+    one, two = points(tmp_path / "one"), points(tmp_path / "two")
     assert ({p.world_size for p in one}, {p.world_size for p in two}) == ({1}, {2})
     assert one[-1].tokens == steps * 64
     for single, double in zip(one, two, strict=True):
@@ -80,3 +72,5 @@ def test_two_processes_leave_the_points_of_one(folder, steps):
         for name, result in single.eval.items():
             assert double.eval[name]["count"] == result["count"]
             assert double.eval[name]["sum"] == pytest.approx(result["sum"], rel=1e-5)
+    losses = [json.loads((tmp_path / name).read_text()) for name in ("one/losses-0.json", "two/losses-0.json")]
+    assert_same(*losses)
