@@ -63,7 +63,10 @@ def call(*arguments):
 def started(folder, *flags, launcher=(), error=subprocess.PIPE):
     words = [sys.executable, *launcher, "-m", "hf_bootstrap.cli", "run", str(folder.path), *flags]
     pipe = subprocess.PIPE
-    return subprocess.Popen(words, env=OFFLINE, stdout=pipe, stderr=error, text=True, start_new_session=True)
+    return subprocess.Popen(
+        words, env=OFFLINE, stdout=pipe, stderr=error, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )  # fmt: skip
 
 
 def command(folder, *flags):
