@@ -27,6 +27,7 @@ __all__ = [
     "PointsFile",
     "RunFolder",
     "append_point",
+    "append_record",
     "lock",
     "read_json",
     "read_points",
@@ -117,12 +118,23 @@ def append_point(path: str | Path, point: ScalingPoint) -> None:
         StoreError: the line could not be written whole.
         PointError: the point is longer than a line may be.
     """
+    append_record(path, point.to_dict(), "point", PointError)
+
+
+def append_record(path: str | Path, record: Mapping[str, Any], kind: str, too_long: type[RecordError]) -> None:
+    """Append one record of a run as a sealed line, with the promise and the errors of `append_point`.
+
+    Args:
+        record: with a `run_id`; plain JSON types.
+        kind: what to call it in errors: point, score.
+        too_long: the error for a record that is longer than a line may be.
+    """
     path = Path(path)
-    line = (seal(point.to_dict()) + "\n").encode()
+    line = (seal(record) + "\n").encode()
     if len(line) > _LONGEST_LINE:
-        raise PointError(
-            f"the point of run {point.run_id[:80]!r} at {point.tokens:,} tokens takes {len(line):,} bytes; a line may "
-            f"have {_LONGEST_LINE:,}. Put less into its text fields."
+        raise too_long(
+            f"a {kind} of run {record['run_id'][:80]!r} takes {len(line):,} bytes; a line may have {_LONGEST_LINE:,}. "
+            "Put less into its text fields."
         )
     try:
         _make_folder(path.parent)
@@ -144,11 +156,11 @@ def append_point(path: str | Path, point: ScalingPoint) -> None:
             sync_folder(path.parent)
     except OSError as error:
         raise StoreError(
-            f"{path} cannot take another point: {error}. Earlier points are safe; free some space and resume."
+            f"{path} cannot take another {kind}: {error}. Earlier {kind}s are safe; free some space and resume."
         ) from error
     if written != len(line):
         raise StoreError(
-            f"{path} took {written} of {len(line)} bytes of a point. Earlier points are safe; "
+            f"{path} took {written} of {len(line)} bytes of a {kind}. Earlier {kind}s are safe; "
             "free some space and resume."
         )
 
