@@ -26,6 +26,7 @@ from hf_bootstrap.training.isolation import check_isolation
 from hf_bootstrap.training.replay import Replay
 from hf_bootstrap.training.schedule import Schedule
 from hf_bootstrap.training.trainer import TokenTrainer
+from hf_bootstrap.training.vocabulary import change_vocabulary
 from hf_bootstrap.units import parse_count
 
 
@@ -38,6 +39,7 @@ class Arguments:
     """What to continue, on what, for how long."""
 
     model_name_or_path: str | None = option("Folder or Hub name of the base model.")
+    tokenizer_name: str | None = option("Another tokenizer than the model's; rows of new tokens begin as the mean.")
     base_tokens: str = option("Tokens the base was trained on (D1), such as 6.5e9.", "0")
     base_decayed: bool | None = option("Whether the base's learning rate had been decayed.")
     base_peak_lr: float | None = option("The base's own peak learning rate.")
@@ -91,6 +93,9 @@ def main() -> None:
         vocab_size=512, hidden_size=64, intermediate_size=176, num_hidden_layers=2, num_attention_heads=2
     )
     base = bootstrap_from_pretrained(given.model_name_or_path or LlamaForCausalLM(tiny), GrowthConfig())  # as it is
+    if given.tokenizer_name:
+        added = change_vocabulary(base, data.load_tokenizer(given.model_name_or_path), tokenizer)
+        print(f"Another tokenizer, {added:,} tokens are new: compare and fit bits_per_byte, not loss.")
     model = bootstrap_from_pretrained(base, growth)
     kernel = attention.choose_attention(dtype=None if args.bf16 or args.fp16 else model.dtype)
     model.set_attn_implementation(kernel.name)
@@ -152,23 +157,17 @@ def pack_texts(given: Arguments, folder: Path) -> tuple[dict[str, Path], Any]:
         return {
             n: prepare.pack_once(folder, n, "python code", lambda d=d: d, tokenizer) for n, d in parts.items()
         }, tokenizer
-    if (
-        given.model_name_or_path is None
-        or given.validation_file is None
-        or not (given.train_file or given.dataset_name)
-    ):
+    source = given.train_file or given.dataset_name
+    if None in (given.model_name_or_path, given.validation_file, source):
         raise DataError(
             "Give --model_name_or_path, a text to train on, and --validation_file, which is never trained on."
         )
-    tokenizer = data.load_tokenizer(given.model_name_or_path)
+    tokenizer = data.load_tokenizer(given.tokenizer_name or given.model_name_or_path)
     workers = given.preprocessing_num_workers
     files = prepare.pack_files(folder, names, tokenizer, processes=workers)
     if given.dataset_name:
-        asked = {
-            "config": given.dataset_config_name,
-            "documents": given.max_train_samples,
-            "streaming": given.streaming,
-        }
+        asked = {"config": given.dataset_config_name, "documents": given.max_train_samples}
+        asked["streaming"] = given.streaming
         files["train"] = prepare.pack_once(
             folder, "train", f"{given.dataset_name} {asked}",
             lambda: documents.read_hub_documents(given.dataset_name, **asked), tokenizer, processes=workers,

@@ -114,7 +114,12 @@ def _from_records(points: tuple[ScalingPoint, ...], names: Mapping[str, str], no
     if len(sizes) and not any(size is None for size in sizes):
         table["n_params"] = sizes
         counted = None if "n_params" in names else "non-embedding parameters"
-    return Table(columns=_labelled(_renamed(table, names)), records=points, notes=tuple(notes), n_params_are=counted)
+    records: tuple[ScalingPoint, ...] | None = points
+    if names.get("loss") == "bits_per_byte":  # of several tokenizers, losses per token do not compare
+        table["bits_per_byte"] = _filled(point.bits_per_byte for point in points)
+        notes = [*notes, "The loss is bits_per_byte: every loss of this law, and its floor, is in bits per UTF-8 byte."]
+        records = None  # whose own loss is another one
+    return Table(columns=_labelled(_renamed(table, names)), records=records, notes=tuple(notes), n_params_are=counted)
 
 
 def _read_jsonl(path: Path) -> tuple[list[ScalingPoint], list[str]]:

@@ -1,7 +1,7 @@
 """Files that survive a crash: atomic writes, append-only points, and run folders."""
 
 from .files import lock, read_json, sync_folder, write_atomic, write_json
-from .points_file import PointsFile, append_point, read_points
+from .points_file import PointsFile, append_point, append_record, read_points
 from .run_folder import COMPLETE, RunFolder
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "PointsFile",
     "RunFolder",
     "append_point",
+    "append_record",
     "lock",
     "read_json",
     "read_points",

@@ -8,17 +8,17 @@ import fcntl
 import gc
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from ..errors import PointError, StoreError
+from ..errors import PointError, RecordError, StoreError
 from ..records import ScalingPoint
 from ..sealing import seal, unseal
 from .files import make_folder, sync_folder
 
-__all__ = ["LONGEST_LINE", "PointsFile", "append_point", "read_points"]
+__all__ = ["LONGEST_LINE", "PointsFile", "append_point", "append_record", "read_points"]
 
 # Ends a line that a crash cut short, so that no reader takes it for a line that was damaged later.
 _TORN = b"\x18"
@@ -38,12 +38,23 @@ def append_point(path: str | Path, point: ScalingPoint) -> None:
         StoreError: the line could not be written whole.
         PointError: the point is longer than a line may be.
     """
+    append_record(path, point.to_dict(), "point", PointError)
+
+
+def append_record(path: str | Path, record: Mapping[str, Any], kind: str, too_long: type[RecordError]) -> None:
+    """Append one record of a run as a sealed line, with the promise and the errors of `append_point`.
+
+    Args:
+        record: with a `run_id`; plain JSON types.
+        kind: what to call it in errors: point, score.
+        too_long: the error for a record that is longer than a line may be.
+    """
     path = Path(path)
-    line = (seal(point.to_dict()) + "\n").encode()
+    line = (seal(record) + "\n").encode()
     if len(line) > LONGEST_LINE:
-        raise PointError(
-            f"the point of run {point.run_id[:80]!r} at {point.tokens:,} tokens takes {len(line):,} bytes; a line may "
-            f"have {LONGEST_LINE:,}. Put less into its text fields."
+        raise too_long(
+            f"a {kind} of run {record['run_id'][:80]!r} takes {len(line):,} bytes; a line may have {LONGEST_LINE:,}. "
+            "Put less into its text fields."
         )
     try:
         make_folder(path.parent)
@@ -65,11 +76,11 @@ def append_point(path: str | Path, point: ScalingPoint) -> None:
             sync_folder(path.parent)
     except OSError as error:
         raise StoreError(
-            f"{path} cannot take another point: {error}. Earlier points are safe; free some space and resume."
+            f"{path} cannot take another {kind}: {error}. Earlier {kind}s are safe; free some space and resume."
         ) from error
     if written != len(line):
         raise StoreError(
-            f"{path} took {written} of {len(line)} bytes of a point. Earlier points are safe; "
+            f"{path} took {written} of {len(line)} bytes of a {kind}. Earlier {kind}s are safe; "
             "free some space and resume."
         )
 

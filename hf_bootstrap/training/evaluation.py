@@ -57,14 +57,19 @@ def evaluate(model: nn.Module, dataset: Any, *, batch_size: int = 16) -> Evaluat
     rank, world = _world()
     device = next(model.parameters()).device
     total = torch.zeros(2, dtype=torch.float64, device=device)
-    indices = range(rank, _length(dataset), world)
+    length = _length(dataset)
+    indices = range(rank, length, world)
+    # As many passes on every process: where weights are in shards (FSDP, ZeRO-3), each pass waits for all of them.
+    most = -(-length // world)
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
-            for start in range(0, len(indices), batch_size):
+        # Not inference_mode: FSDP2 keeps buffers from the first pass, and could not train with those afterwards.
+        with torch.no_grad():
+            for start in range(0, most, batch_size):
                 items = [dataset[i] for i in indices[start : start + batch_size]]
-                total += _score(model, items, device)
+                scored = _score(model, items or [dataset[0]], device)
+                total += scored if items else 0
     finally:
         model.train(was_training)
     if world > 1:

@@ -1,5 +1,6 @@
 """`hf-bootstrap run`: a run folder to its end, stopped and started again, by one process or two."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -7,15 +8,15 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from typer.testing import CliRunner
 
-from hf_bootstrap.cli.main import app
+from hf_bootstrap.cli.main import app, main
 from hf_bootstrap.records import RunSpec
 from hf_bootstrap.store import RunFolder
 
+from ..processes import start, together
 from ..training.conftest import DOCUMENTS, MODEL
 
 BATCH = 2 * 16
@@ -59,10 +60,21 @@ def call(*arguments):
     return CliRunner().invoke(app, ["run", *map(str, arguments)])
 
 
-def started(folder, *flags, launcher=()):
-    command = [sys.executable, *launcher, "-m", "hf_bootstrap.cli", "run", str(folder.path), *flags]
+def started(folder, *flags, launcher=(), error=subprocess.PIPE):
+    words = [sys.executable, *launcher, "-m", "hf_bootstrap.cli", "run", str(folder.path), *flags]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, env=OFFLINE, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+    return subprocess.Popen(
+        words, env=OFFLINE, stdout=pipe, stderr=error, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )  # fmt: skip
+
+
+def command(folder, *flags):
+    """In a process that has everything loaded, what `python -m hf_bootstrap.cli` does; see `..processes`."""
+    for number, name in ((1, "out"), (2, "error")):
+        os.dup2(os.open(folder / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT), number)
+    sys.argv = ["hf-bootstrap", "run", str(folder), *flags]
+    main()
 
 
 def measured(folder):
@@ -85,20 +97,17 @@ def test_a_run_is_trained_to_its_end_and_a_done_one_is_not_trained_again(make):
     assert len(folder.points()) == 3
 
 
-@pytest.mark.parametrize(
-    ("stop", "code", "says"),
-    [(signal.SIGTERM, 143, "Terminated"), pytest.param(signal.SIGINT, 130, "Stopped", marks=pytest.mark.slow)],
-)
-def test_a_stopped_run_says_so_and_goes_on_from_its_newest_checkpoint(make, stop, code, says):
+def check_stopped(make, begin, stop, code, says):
+    """Stop a run once it has a checkpoint; it says so, and the next one goes on to the points of an undisturbed run."""
     size = {"tokens": 160 * BATCH, "warmup_tokens": 0, "marks": (50 * BATCH,)}
     straight, folder = make("straight", **size), make("stopped", **size)
     assert call(straight.path, "--save-every", 16 * BATCH).exit_code == 0
-    child = started(folder, "--save-every", str(16 * BATCH))
-    while not folder.checkpoints() and child.poll() is None:
-        time.sleep(0.01)
-    child.send_signal(stop)
-    _, error = child.communicate(timeout=60)
-    assert (child.returncode, folder.is_done()) == (code, False), error
+    process, wait = begin(folder, "--save-every", str(16 * BATCH))
+    while not folder.checkpoints() and wait(0.01) is None:
+        pass
+    os.kill(process.pid, stop)
+    assert (wait(60), folder.is_done()) == (code, False)
+    error = (folder.path / "error").read_text()
     assert says in error
     assert "Traceback" not in error
     assert folder.checkpoints()
@@ -106,21 +115,61 @@ def test_a_stopped_run_says_so_and_goes_on_from_its_newest_checkpoint(make, stop
     assert measured(folder) == measured(straight)
 
 
+def forked(folder, *flags):
+    process = start(command, folder.path, *flags)
+
+    def wait(seconds):
+        process.join(seconds)
+        return process.exitcode
+
+    return process, wait
+
+
+def launched(folder, *flags):
+    process = started(folder, *flags, error=(folder.path / "error").open("w"))
+
+    def wait(seconds):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(seconds)
+
+    return process, wait
+
+
+def test_a_stopped_run_says_so_and_goes_on_from_its_newest_checkpoint(make):
+    check_stopped(make, forked, signal.SIGTERM, 143, "Terminated")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "launcher",
-    [pytest.param(TWO, id="torchrun"), pytest.param(LAUNCH, id="accelerate launch", marks=pytest.mark.slow)],
+    ("stop", "code", "says"), [(signal.SIGTERM, 143, "Terminated"), (signal.SIGINT, 130, "Stopped")]
 )
-def test_two_processes_train_the_run_of_one(make, launcher):
-    one, two = make("one"), make("two")
-    assert call(one.path).exit_code == 0
-    child = started(two, "--json", launcher=launcher)
-    out, error = child.communicate(timeout=120)
-    assert child.returncode == 0, error
+def test_a_command_that_is_stopped_says_so_and_goes_on(make, stop, code, says):
+    check_stopped(make, launched, stop, code, says)
+
+
+def check_two(one, two, out):
     assert json.loads(out)["points"] == 3, "one process speaks"
     assert two.is_done()
     for single, double in zip(measured(one), measured(two), strict=True):
         assert double.loss == pytest.approx(single.loss, rel=1e-5)
         assert (double.world_size, double.tokens, double.token_slots) == (2, single.tokens, single.token_slots)
+
+
+def test_two_processes_train_the_run_of_one(make):
+    one, two = make("one"), make("two")
+    assert call(one.path).exit_code == 0
+    assert together(2, command, two.path, "--json") == [0, 0], (two.path / "error").read_text()
+    check_two(one, two, (two.path / "out").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [TWO, LAUNCH], ids=["torchrun", "accelerate launch"])
+def test_two_processes_of_a_launcher_train_the_run_of_one(make, launcher):
+    one, two = make("one"), make("two")
+    assert call(one.path).exit_code == 0
+    out, error = started(two, "--json", launcher=launcher).communicate(timeout=120)
+    assert two.is_done(), error
+    check_two(one, two, out)
 
 
 @pytest.mark.slow

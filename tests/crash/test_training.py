@@ -20,10 +20,10 @@ import pytest
 from hf_bootstrap.records import RunSpec
 from hf_bootstrap.store import RunFolder
 
+from ..processes import start
 from ..training.conftest import DOCUMENTS, MODEL
 
-STEPS, BATCH = 40, 2 * 16
-CONTEXT = multiprocessing.get_context("forkserver")
+BATCH = 2 * 16
 
 
 def write_text(folder):
@@ -34,14 +34,15 @@ def write_text(folder):
     pack(DOCUMENTS[50:], tokenizer, folder / "held.safetensors")
 
 
-def make_run(study, text):
+def make_run(study, text, steps=40):
     study.mkdir(parents=True)
     for name in ("train", "held"):
         shutil.copy(text / f"{name}.safetensors", study)
     spec = RunSpec(
         method="scratch", domain="words", seed=1, data="train.safetensors", eval_sets={"words": "held.safetensors"},
-        tokens=STEPS * BATCH, peak_lr=5e-3, batch_size=2, sequence_length=16, warmup_tokens=4 * BATCH,
-        decay_tokens=8 * BATCH, attention="eager", model=MODEL, marks=tuple(n * BATCH for n in (5, 17, 29)),
+        tokens=steps * BATCH, peak_lr=5e-3, batch_size=2, sequence_length=16, warmup_tokens=4 * BATCH,
+        decay_tokens=8 * BATCH, attention="eager", model=MODEL,
+        marks=tuple(n * BATCH for n in (5, steps // 2, steps - 5)),
     )  # fmt: skip
     return RunFolder.create(study, spec)
 
@@ -89,20 +90,15 @@ def raw_child(folder):
     from hf_bootstrap.training.data import PackedBlocks
 
     set_seed(1)
+    steps = RunFolder(folder).spec().tokens // BATCH
     args = TrainingArguments(
-        output_dir=str(folder), max_steps=STEPS, per_device_train_batch_size=2, save_steps=1, save_total_limit=1,
+        output_dir=str(folder), max_steps=steps, per_device_train_batch_size=2, save_steps=1, save_total_limit=1,
         learning_rate=5e-3, report_to=[], use_cpu=True, disable_tqdm=True, train_sampling_strategy="sequential", seed=1,
     )  # fmt: skip
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**MODEL))
     trainer = Trainer(model=model, args=args, train_dataset=PackedBlocks(folder.parents[1] / "train.safetensors", 16))
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
     (folder / "done.json").touch()
-
-
-def start(child, folder):
-    process = CONTEXT.Process(target=child, args=(folder,))
-    process.start()
-    return process
 
 
 def to_its_end(child, folder):
@@ -114,12 +110,14 @@ def to_its_end(child, folder):
 
 
 def stop(child, folder, number, after):
-    """Start, send a signal after some seconds, and wait for the end."""
+    """Start, send a signal after some seconds, and wait for the end; whether there was somebody to get it."""
     process = start(child, folder)
     process.join(after)
-    process.is_alive() and os.kill(process.pid, number)
+    if was_alive := process.is_alive():
+        os.kill(process.pid, number)
     process.join(120)
     assert not process.is_alive()
+    return was_alive
 
 
 def stream_of(folder):
@@ -135,16 +133,21 @@ def measured(folder):
     return [dataclasses.replace(point, tokens_per_second=None) for point in folder.points()]
 
 
-def campaign(child, root, text, number, kills, each=3):
-    """Kill runs at random moments, `each` times a run; how many runs did not come to the undisturbed end."""
-    straight = make_run(root / "straight", text)
+def campaign(child, root, text, number, kills, *, each=3, steps=40):
+    """Kill runs at random moments, about `each` times a run; what became of those with another than the straight end.
+
+    Runs are started until `kills` signals have met a living process.
+    """
+    straight = make_run(root / "straight", text, steps)
     seconds = to_its_end(child, straight.path)
     chance = random.Random(7)
-    failed = []
-    for run in range(-(-kills // each)):
-        folder = make_run(root / f"run-{run}", text)
-        for _ in range(min(each, kills - run * each)):
-            stop(child, folder.path, number, chance.uniform(0, seconds))
+    failed, hits, run = [], 0, 0
+    while hits < kills:
+        folder, run = make_run(root / f"run-{run}", text, steps), run + 1
+        for _ in range(min(each, kills - hits)):
+            hits += stop(child, folder.path, number, chance.uniform(0, seconds))
+            if (folder.path / "done.json").exists():
+                break
         if to_its_end(child, folder.path) is None:
             failed.append("cannot go on")
         elif stream_of(folder.path) != stream_of(straight.path):
@@ -157,27 +160,25 @@ def campaign(child, root, text, number, kills, each=3):
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
-    CONTEXT.set_forkserver_preload(["torch", "transformers.trainer", "hf_bootstrap.training.loop"])
     folder = tmp_path_factory.mktemp("text")
     write_text(folder)
     return folder
 
 
 @pytest.mark.parametrize(
-    ("number", "kills"),
+    ("number", "kills", "steps"),
     [
-        (signal.SIGKILL, 3),
-        pytest.param(signal.SIGKILL, 60, marks=pytest.mark.slow),
-        pytest.param(signal.SIGTERM, 20, marks=pytest.mark.slow),
+        (signal.SIGKILL, 3, 20),
+        pytest.param(signal.SIGKILL, 60, 40, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 20, 40, marks=pytest.mark.slow),
     ],
 )
-def test_a_killed_run_ends_with_the_tokens_and_points_of_an_undisturbed_one(text, tmp_path, number, kills):
-    assert campaign(our_child, tmp_path, text, number, kills) == []
+def test_a_killed_run_ends_with_the_tokens_and_points_of_an_undisturbed_one(text, tmp_path, number, kills, steps):
+    assert campaign(our_child, tmp_path, text, number, kills, steps=steps) == []
     assert not multiprocessing.active_children()
 
 
 if __name__ == "__main__":
-    CONTEXT.set_forkserver_preload(["torch", "transformers.trainer", "hf_bootstrap.training.loop"])
     asked = int(sys.argv[1]) if len(sys.argv) > 1 else 60
     with tempfile.TemporaryDirectory() as temporary:
         here = Path(temporary)
@@ -186,7 +187,4 @@ if __name__ == "__main__":
             for number, kills in ((signal.SIGKILL, asked), (signal.SIGTERM, asked // 3)):
                 wrong = campaign(child, here / name / number.name, here, number, kills)
                 counted = {what: wrong.count(what) for what in sorted(set(wrong))}
-                print(
-                    f"{name}: {number.name} {kills} times in {-(-kills // 3)} runs, wrong ends: {counted or 0}",
-                    flush=True,
-                )
+                print(f"{name}: {number.name} {kills} times, wrong ends: {counted or 0}", flush=True)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_bootstrap.store import read_points
+from hf_bootstrap.training.data import train_tokenizer
 
 from .pages import ROOT
 
@@ -75,6 +77,21 @@ def test_a_real_checkpoint_grows_and_learns_wikitext(tmp_path, text, growth):
     saved = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert saved.num_parameters() == point.n_params
     assert (point.n_params > 260_032) == (growth is not None)
+
+
+def test_another_tokenizer_keeps_bits_per_byte_comparable(tmp_path, text):
+    if not STORIES.exists():
+        pytest.skip(f"{STORIES} is not here; set HF_BOOTSTRAP_SHARED to the folder with the test checkpoint")
+    words = (tmp_path / "train.txt").read_text()
+    train_tokenizer([words[i : i + 1000] for i in range(0, len(words), 1000)], 700, tmp_path / "tokenizer")
+    flags = ["--model_name_or_path", str(STORIES.resolve()), "--base_tokens", "6.5e9", "--max_tokens", "20k", *text]
+    (point,) = run(tmp_path, *flags, "--tokenizer_name", "tokenizer")
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").config.vocab_size == 700
+    held = (tmp_path / "held.txt").read_text()
+    sums = point.eval["held_out"]
+    assert sums["bytes"] == len(held.encode())
+    assert sums["count"] == len(AutoTokenizer.from_pretrained(tmp_path / "tokenizer")(held)["input_ids"]) + 1
+    assert point.bits_per_byte == pytest.approx(sums["sum"] / math.log(2) / sums["bytes"])
 
 
 def test_replay_isolation_and_a_lora_reach_the_points_and_another_text_is_refused(tmp_path, text):
