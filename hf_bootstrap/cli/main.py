@@ -16,6 +16,7 @@ from .demo import demo
 from .env import env
 from .fit import fit
 from .grow import grow
+from .plan import plan
 from .predict import predict
 from .publish import publish
 from .pull import pull
@@ -52,7 +53,7 @@ for _part in (study.plan, study.run, study.status, study.report, study.points, s
     _study.command()(_stoppable(_part))
 app.add_typer(_study, name="study")
 
-for _command in (demo, grow, verify, run, fit, compare, predict, decide, publish, pull, env):
+for _command in (plan, demo, grow, verify, run, fit, compare, predict, decide, publish, pull, env):
     # The example stands where a reader's eye ends, below the options.
     _about, _, _example = inspect.cleandoc(_command.__doc__ or "").partition("Example: ")
     app.command(help=_about, epilog=f"Example: {_example}" if _example else None)(_stoppable(_command))

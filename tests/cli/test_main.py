@@ -20,7 +20,7 @@ def run(*arguments):
 
 def test_the_commands_are_those_the_documentation_speaks_of():
     assert COMMANDS == [
-        "compare", "decide", "demo", "env", "fit", "grow", "predict", "publish", "pull", "run", "verify"
+        "compare", "decide", "demo", "env", "fit", "grow", "plan", "predict", "publish", "pull", "run", "verify"
     ]  # fmt: skip
 
 
