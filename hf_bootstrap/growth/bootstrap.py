@@ -109,9 +109,13 @@ def _open(model_or_path: PreTrainedModel | str | os.PathLike[str], kwargs: dict[
         try:
             loaded: Any = AutoModelForCausalLM.from_pretrained(name, **kwargs)
         except OSError as error:
-            raise GrowthError(f"{name!r} cannot be opened: {error}") from error
+            raise GrowthError(
+                f"{name!r} cannot be opened: {error} Check the name, or `hf download` it first."
+            ) from error
         except ValueError as error:
-            raise UnsupportedModelError(f"{name!r} cannot be loaded as a causal language model: {error}") from error
+            raise UnsupportedModelError(
+                f"{name!r} cannot be loaded as a causal language model: {error} Growth is for those alone."
+            ) from error
         model: PreTrainedModel = loaded[0]
         _check_loading(name, loaded[1])
         return model
