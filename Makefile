@@ -9,14 +9,15 @@ QUIET := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false MPLBACK
 # By files, because the tests of one share what is dear to set up; in order, because the longest come early.
 PYTEST := $(QUIET) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test test-docs test-all test-hub1 check bench architectures cards clean reproduce
+.PHONY: help demo docs test test-docs test-all test-hub1 check bench architectures cards clean reproduce
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo       the whole story on text of this machine, about ten minutes: demo-out/report.html"
 	@echo "make reproduce CORPORA=DIR  the test of the paper in miniature, hours: reproduction-out/report.html"
+	@echo "make docs       the documentation as pages: build/site/index.html"
 	@echo "make test       the fast tests"
-	@echo "make test-docs  the examples and the code in README and docs"
+	@echo "make test-docs  the examples, the notebooks, the site, and the code in README and docs"
 	@echo "make test-all   everything, slow tests too"
 	@echo "make check      ruff and mypy"
 	@echo "make bench      what is measured, not asserted"
@@ -33,6 +34,11 @@ reproduce: .venv/installed
 	$(BIN)/hf-bootstrap study run examples/studies/reproduction.yaml --corpora $(CORPORA)
 	$(BIN)/hf-bootstrap study points reproduction-out --to reproduction-out/points.jsonl
 	$(BIN)/hf-bootstrap study report reproduction-out
+
+# Strict: a link or a reference that leads nowhere ends it.
+docs: .venv/installed-for-tests
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "build/site/index.html"
 
 test: .venv/installed-for-tests
 	$(PYTEST) tests --ignore=tests/docs -m "not slow"
@@ -80,5 +86,5 @@ clean:
 	touch $@
 
 .venv/installed-for-tests: .venv/installed
-	$(PIP) -e '.[test]'
+	$(PIP) -e '.[test,docs]'
 	touch $@

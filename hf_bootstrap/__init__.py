@@ -9,6 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .advise.candidates import make_budget
+    from .advise.reuse import plan_reuse
     from .growth.bootstrap import bootstrap_from_pretrained
     from .growth.config import GrowthConfig
     from .growth.operators import OPERATORS
@@ -32,6 +34,8 @@ _HOMES = {
     "bootstrap_from_pretrained": "growth.bootstrap",
     "compare_forms": "laws.evidence",
     "grow_checkpoint": "growth.stream",
+    "make_budget": "advise.candidates",
+    "plan_reuse": "advise.reuse",
     "verify_growth": "growth.verify",
 }
 
@@ -45,6 +49,8 @@ __all__ = [
     "bootstrap_from_pretrained",
     "compare_forms",
     "grow_checkpoint",
+    "make_budget",
+    "plan_reuse",
     "verify_growth",
 ]
 

@@ -132,7 +132,7 @@ def kind_of_thing(path: str | Path) -> str:
         return "study"
     raise HubError(
         f"{path} holds no law (law.json), no grown checkpoint (growth.json), no study (points/*.jsonl), and is no "
-        "points file (.jsonl), so there is nothing here to publish."
+        "points file (.jsonl), so there is nothing here to publish. Check the path."
     )
 
 
@@ -162,7 +162,9 @@ def publish_points(
         read = read_points(path)
         damaged = [f"line {number}: {why}" for number, why in read.problems if number not in read.harmless]
         if damaged or not read.points:
-            raise HubError(f"{path} cannot be published: {'; '.join(damaged[:3]) or 'it holds no points'}.")
+            raise HubError(
+                f"{path} cannot be published: {'; '.join(damaged[:3]) or 'it holds no points'}. Repair it first."
+            )
         measured += read.points
         sent[f"data/{name}"] = merge_points(b"", path.read_bytes())
     card = _points_card(measured, sorted(n for n in sent if n.startswith("data/")), repo_id, metadata or {})

@@ -12,7 +12,8 @@ __all__ = ["env"]
 
 _PACKAGES = (
     "hf_bootstrap", "torch", "transformers", "accelerate", "peft", "datasets", "evaluate", "tokenizers",
-    "safetensors", "huggingface_hub", "numpy", "scipy", "matplotlib", "flash-attn",
+    "safetensors", "huggingface_hub", "numpy", "scipy", "matplotlib", "pandas", "pyarrow", "typer", "submitit",
+    "flash-attn",
 )  # fmt: skip
 
 
@@ -42,7 +43,20 @@ def _facts() -> dict[str, str | int | None]:
         except PackageNotFoundError:
             facts[name] = None
     facts["gpu"] = _gpu()
+    # Settings that change what happens, as yes or no: their values could be tokens, addresses or paths.
+    for name in ("HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_HOME", "OMP_NUM_THREADS", "ACCELERATE_USE_FSDP"):
+        facts[name] = "set" if os.environ.get(name) else "not set"
+    facts["token of the Hub"] = _token()
     return facts
+
+
+def _token() -> str:
+    """Whether there is one; never which."""
+    try:
+        from huggingface_hub import get_token
+    except ImportError:
+        return "huggingface_hub is not installed"
+    return "there" if get_token() else "none"
 
 
 def _gpu() -> str:

@@ -168,7 +168,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise StoreError(f"{path} cannot be read: {error}. Check the path.") from error
     except (yaml.YAMLError, RecursionError) as error:
-        raise CorruptFileError(f"{path} is neither YAML nor JSON: {error}") from error
+        raise CorruptFileError(f"{path} is neither YAML nor JSON: {error}. Correct the file.") from error
     if not isinstance(record, dict):
         raise GrowthError(f"{path} holds no GrowthConfig; write lines such as `width: 2`.")
     return record

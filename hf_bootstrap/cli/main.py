@@ -2,9 +2,10 @@
 
 import functools
 import inspect
+import os
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -16,6 +17,7 @@ from .demo import demo
 from .env import env
 from .fit import fit
 from .grow import grow
+from .plan import plan
 from .predict import predict
 from .publish import publish
 from .pull import pull
@@ -24,13 +26,28 @@ from .verify import verify
 
 __all__ = ["app", "main"]
 
+_EXIT_CODES = "Exit codes: 0 done, 1 failed (the message says why), 2 wrong command line, 3 does not fit, 130 Ctrl-C."
+
 app = typer.Typer(
     help="Reuse a pretrained language model, and know what it is worth.",
-    epilog="Example: hf-bootstrap demo --out demo-out",
+    epilog=f"{_EXIT_CODES}\n\nExample: hf-bootstrap demo --out demo-out",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+# The panels of the help, in the order in which somebody comes to need them.
+_PANELS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Decide": (plan, predict, decide),
+    "Grow and train": (grow, verify, run),
+    "Fit laws": (fit, compare),
+    "Many runs": (demo,),
+    "Share": (publish, pull),
+    "Help": (env,),
+}
+# What these do takes long, and libraries below show bars of their own meanwhile.
+_SHOW_PROGRESS = (grow, publish, pull)
+_QUIET = typer.Option("--quiet", help="No progress, only the answer.")
 
 
 def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
@@ -38,24 +55,44 @@ def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def stoppable(*args: Any, **kwargs: Any) -> None:
+        if added and kwargs.pop("quiet"):
+            _silence_bars()
         try:
             command(*args, **kwargs)
         except KeyboardInterrupt as stopped:
             typer.secho(str(stopped) or "Stopped. Run the same command again to go on where it was.", err=True)
             raise typer.Exit(130) from stopped
 
+    signature = inspect.signature(command)
+    added = command in _SHOW_PROGRESS and "quiet" not in signature.parameters
+    if added:
+        kind = inspect.Parameter.KEYWORD_ONLY
+        quiet = inspect.Parameter("quiet", kind, default=False, annotation=Annotated[bool, _QUIET])
+        stoppable.__signature__ = signature.replace(parameters=[*signature.parameters.values(), quiet])  # type: ignore[attr-defined]
+        stoppable.__annotations__ = {**command.__annotations__, "quiet": Annotated[bool, _QUIET]}
     return stoppable
 
 
+def _silence_bars() -> None:
+    for library in ("HF_HUB", "HF_DATASETS"):
+        os.environ[f"{library}_DISABLE_PROGRESS_BARS"] = "1"
+
+
+def _add(group: typer.Typer, command: Callable[..., None], panel: str | None = None) -> None:
+    # The example stands where a reader's eye ends, below the options.
+    about, _, example = inspect.cleandoc(command.__doc__ or "").partition("Example: ")
+    epilog = f"Example: {example}" if example else None
+    group.command(help=about, epilog=epilog, rich_help_panel=panel)(_stoppable(command))
+
+
+for _panel, _commands in _PANELS.items():
+    for _command in _commands:
+        _add(app, _command, _panel)
+
 _study = typer.Typer(help="Many runs from one file: plan, run, watch, report.", no_args_is_help=True)
 for _part in (study.plan, study.design, study.run, study.status, study.report, study.points, study.emit):
-    _study.command()(_stoppable(_part))
-app.add_typer(_study, name="study")
-
-for _command in (demo, grow, verify, run, fit, compare, predict, decide, publish, pull, env):
-    # The example stands where a reader's eye ends, below the options.
-    _about, _, _example = inspect.cleandoc(_command.__doc__ or "").partition("Example: ")
-    app.command(help=_about, epilog=f"Example: {_example}" if _example else None)(_stoppable(_command))
+    _add(_study, _part)
+app.add_typer(_study, name="study", rich_help_panel="Many runs", epilog="Example: hf-bootstrap study plan study.yaml")
 
 
 def _show_version(asked: bool) -> None:
@@ -76,12 +113,25 @@ def _options(
 
 
 def main() -> None:
-    """Run a command; our errors end it with their message and code 1."""
+    """Run a command; an error ends it with its message and code 1, never with a traceback unless one is asked for."""
+    if not sys.stderr.isatty():
+        _silence_bars()
     try:
-        app()
+        app(prog_name="hf-bootstrap")
     except BootstrapError as error:
-        typer.secho(f"Error: {error}", fg="red", err=True)
-        sys.exit(1)
+        _fail(f"Error: {error}")
+    except Exception as error:
+        if os.environ.get("HF_BOOTSTRAP_TRACEBACK"):
+            raise
+        _fail(
+            f"Error: {type(error).__name__}: {error}. This was not foreseen. HF_BOOTSTRAP_TRACEBACK=1 before the "
+            "command shows where it came from; please report that with what `hf-bootstrap env` prints."
+        )
+
+
+def _fail(message: str) -> NoReturn:
+    typer.secho(message, fg="red", err=True)
+    sys.exit(1)
 
 
 if __name__ == "__main__":

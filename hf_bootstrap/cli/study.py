@@ -1,6 +1,7 @@
 """`hf-bootstrap study`: a grid of runs from one file, planned, carried out, watched and reported."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,7 @@ _Only = Annotated[list[str] | None, typer.Option(help="Only this method of the s
 _Seed = Annotated[list[int] | None, typer.Option(help="Only this seed of the study; may be given several times.")]
 _Corpora = Annotated[Path | None, typer.Option(help="Folder that the files of the texts start from.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, only the answer.")]
 
 
 def plan(
@@ -106,6 +108,8 @@ def run(
     seed: _Seed = None,
     executor: Annotated[str | None, typer.Option(help="slurm: jobs by submitit; here, processes if left out.")] = None,
     option: Annotated[list[str] | None, typer.Option(help="For the jobs, such as slurm_partition=gpu.")] = None,
+    quiet: _Quiet = False,
+    as_json: _Json = False,
 ) -> None:
     """Carry out what is missing of a study, and export its points.
 
@@ -130,9 +134,10 @@ def run(
         seeds=seed or (),
         executor=executor,
         options={name: values[-1] for name, values in wanted_rows(option).items()},
-        say=typer.echo,
+        say=_telling(quiet, err=as_json),
     )
-    typer.echo(f"Done. Points: {folder / 'points'}")
+    record = {"folder": str(folder), "points": str(folder / "points")}
+    typer.echo(json.dumps(record, indent=2) if as_json else f"Done. Points: {folder / 'points'}")
 
 
 def status(
@@ -158,7 +163,7 @@ def status(
     _show(config.name, found, is_final)
 
 
-def report(folder: Annotated[Path, typer.Argument(help="The study's folder.")]) -> None:
+def report(folder: Annotated[Path, typer.Argument(help="The study's folder.")], as_json: _Json = False) -> None:
     """Fit the laws of what is done so far and write report.html.
 
     Example: hf-bootstrap study report demo-out
@@ -167,6 +172,9 @@ def report(folder: Annotated[Path, typer.Argument(help="The study's folder.")]) 
     from ..study.points import best_rates, gather_points
 
     page, summary = write_study_report(folder, best_rates(gather_points(folder))[0])
+    if as_json:
+        typer.echo(json.dumps({"report": str(page), "summary": summary}, indent=2))
+        return
     typer.echo(summary)
     typer.echo(f"Report: {page}")
 
@@ -174,6 +182,7 @@ def report(folder: Annotated[Path, typer.Argument(help="The study's folder.")]) 
 def points(
     folder: Annotated[Path, typer.Argument(help="The study's folder.")],
     to: Annotated[Path, typer.Option(help="A .jsonl or .parquet file.")] = Path("points.jsonl"),
+    as_json: _Json = False,
 ) -> None:
     """Write the points of all done runs into one file.
 
@@ -183,7 +192,9 @@ def points(
 
     found = gather_points(folder)
     write_points(found, to)
-    typer.echo(f"{len(found)} points of {len({point.run_id for point in found})} runs: {to}")
+    runs = len({point.run_id for point in found})
+    record = {"points": len(found), "runs": runs, "file": str(to)}
+    typer.echo(json.dumps(record, indent=2) if as_json else f"{len(found)} points of {runs} runs: {to}")
 
 
 def emit(
@@ -193,6 +204,7 @@ def emit(
     corpora: _Corpora = None,
     only: _Only = None,
     seed: _Seed = None,
+    quiet: _Quiet = False,
 ) -> None:
     """Write the run folders of what is missing, and print a file for another engine that carries them out.
 
@@ -212,9 +224,14 @@ def emit(
         corpora=corpora,
         only=only or (),
         seeds=seed or (),
-        say=lambda text: typer.echo(text, err=True),
+        say=_telling(quiet, err=True),
     )
     typer.echo(emit_jobs(config.name, specs, folder, form), nl=False)
+
+
+def _telling(quiet: bool, *, err: bool) -> Callable[[str], None]:
+    """What is handed each sentence of progress; standard output stays clean where it is for an answer."""
+    return (lambda _: None) if quiet else lambda sentence: typer.echo(sentence, err=err)
 
 
 def _study(file: Path, out: Path | None) -> "tuple[StudyConfig, Path]":

@@ -232,7 +232,10 @@ def _grown_tensors(adapter: LoraAdapter, plan: GrowthPlan) -> tuple[dict[str, Te
             made = _factor_recipe(recipe, leaf, name, factor, tied_head=recipe.target in heads)
             grown = made.grow(factor, plan.operator, plan.growth.seed)
             if grown.shape != made.shape:
-                raise GrowthError(f"{name} would be {list(grown.shape)}, not {list(made.shape)}.")
+                raise GrowthError(
+                    f"{name} would be {list(grown.shape)}, not {list(made.shape)}. "
+                    "The adapter is of another base; name its own."
+                )
             tensors[name] = grown
         origins[target] = module
     by_module = {recipe.target.removesuffix(".weight"): recipe for recipe in (*plan.recipes, *heads.values())}

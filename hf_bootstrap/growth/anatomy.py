@@ -98,7 +98,9 @@ def probe_axes(config: PreTrainedConfig, model_class: type[PreTrainedModel] | No
         raise UnsupportedModelError(f"{config.model_type} cannot be made wider: {reason} Grow it in depth.")
     sizes = {d: field_value(config, f) for d in DIMENSIONS if (f := dimension_field(config, d)) is not None}
     if "hidden" not in sizes:
-        raise UnsupportedModelError(f"{config.model_type} names no hidden size, so its width is not known.")
+        raise UnsupportedModelError(
+            f"{config.model_type} names no hidden size, so its width is not known. Grow it in depth."
+        )
     changes = wider_fields(config, _PROBE)
     width = head_width(config) if "heads" in sizes else 1
     if _may_write_head_dim(config):
@@ -108,7 +110,9 @@ def probe_axes(config: PreTrainedConfig, model_class: type[PreTrainedModel] | No
     shapes = _shapes(model)
     if set(larger) != set(shapes):
         odd = sorted(set(larger) ^ set(shapes))
-        raise UnsupportedModelError(f"{config.model_type} has other tensors when it is wider, such as {odd[0]}.")
+        raise UnsupportedModelError(
+            f"{config.model_type} has other tensors when it is wider, such as {odd[0]}. Grow it in depth."
+        )
     probe = _Probe(model, sizes, width, shapes, larger)
     return {name: probe.tensor(name) for name in shapes}
 

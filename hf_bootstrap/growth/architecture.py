@@ -51,7 +51,8 @@ def build_meta(config: PreTrainedConfig, model_class: type[PreTrainedModel] | No
                 model = model_class._from_config(config)
     except Exception as error:  # an architecture may refuse a size in any way it likes
         raise UnsupportedModelError(
-            f"{config.model_type} cannot be built at the size growth needs: {type(error).__name__}: {error}"
+            f"{config.model_type} cannot be built at the size growth needs: {type(error).__name__}: {error}. "
+            "Try another size or method."
         ) from error
     return model
 

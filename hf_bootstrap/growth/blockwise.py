@@ -91,11 +91,14 @@ class BlockwiseModel:
             if left := sorted(name for name in self._came - self._again if self._layers.split(name + ".")):
                 raise UnsupportedModelError(
                     f"{self._model.config.model_type}: the backward pass does not come through {left[0]} when blocks "
-                    "are run one at a time"
+                    "are run one at a time. Leave gradients out (--no-gradients)."
                 )
             return dict(self._watch.reached)
         except RuntimeError as error:
-            raise UnsupportedModelError(f"{self._model.config.model_type} cannot be run backward: {error}") from error
+            raise UnsupportedModelError(
+                f"{self._model.config.model_type} cannot be run backward: {error}. "
+                "Leave gradients out (--no-gradients)."
+            ) from error
         finally:
             self._watch = None
             for weight, handle in zip(kept.values(), handles, strict=True):
@@ -108,7 +111,7 @@ class BlockwiseModel:
         except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, NotImplementedError) as error:
             raise UnsupportedModelError(
                 f"{self._model.config.model_type} cannot be run block by block: {type(error).__name__}: "
-                f"{str(error)[:200]}"
+                f"{str(error)[:200]} Load both models and call verify_growth on them."
             ) from error
         if not torch.isfinite(logits).all():
             raise UnsupportedModelError(

@@ -110,10 +110,13 @@ def _open(model_or_path: PreTrainedModel | str | os.PathLike[str], kwargs: dict[
         try:
             loaded: Any = AutoModelForCausalLM.from_pretrained(name, **kwargs)
         except OSError as error:
-            raise GrowthError(f"{name!r} cannot be opened: {without_secrets(str(error))}") from showable(error)
+            raise GrowthError(
+                f"{name!r} cannot be opened: {without_secrets(str(error))} Check the name, or `hf download` it first."
+            ) from showable(error)
         except ValueError as error:
             raise UnsupportedModelError(
-                f"{name!r} cannot be loaded as a causal language model: {without_secrets(str(error))}"
+                f"{name!r} cannot be loaded as a causal language model: {without_secrets(str(error))} Growth is for "
+                "those alone."
             ) from showable(error)
         model: PreTrainedModel = loaded[0]
         _check_loading(name, loaded[1])

@@ -228,7 +228,9 @@ def _open_sharded(folder: Path, index: Path) -> Checkpoint:
                 raise CorruptFileError(f"{name} is in {file!r}, but {index} says {where}. Fetch the checkpoint again.")
             entries[name] = entry
     if missing := sorted(set(places) - set(entries)):
-        raise CorruptFileError(f"{index} puts {missing[0]} in {places[missing[0]]!r}, which does not hold it.")
+        raise CorruptFileError(
+            f"{index} puts {missing[0]} in {places[missing[0]]!r}, which does not hold it. Fetch both anew."
+        )
     return Checkpoint(folder=folder, entries=entries, files=tuple(files))
 
 
@@ -288,7 +290,9 @@ def _entry(path: Path, name: str, value: Any, begin: int) -> Entry:
     fields = value if isinstance(value, dict) else {}
     dtype, shape, offsets = fields.get("dtype"), _counts(fields.get("shape")), _counts(fields.get("data_offsets"))
     if shape is None or offsets is None or len(offsets) != 2 or not isinstance(dtype, str):
-        raise CorruptFileError(f"{path}: the header of {name[:80]!r} has no dtype, shape and two offsets.")
+        raise CorruptFileError(
+            f"{path}: the header of {name[:80]!r} has no dtype, shape and two offsets. Fetch it anew."
+        )
     if dtype not in DTYPES:
         raise UnsupportedModelError(
             f"{path}: {name[:80]!r} has dtype {dtype[:20]!r}, which is not a plain number type (quantised weights?). "

@@ -276,9 +276,9 @@ def _read_yaml(path: Path) -> Mapping[str, Any]:
     try:
         record = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise StoreError(f"{path} cannot be read: {error}") from error
+        raise StoreError(f"{path} cannot be read: {error}. Check the path.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CorruptFileError(f"{path} is not YAML: {error}") from error
+        raise CorruptFileError(f"{path} is not YAML: {error}. Correct the file.") from error
     if not isinstance(record, dict):
         raise GrowthError(f"{path} holds {type(record).__name__}; a recipe is a mapping, such as 'width: 2'.")
     return record

@@ -16,7 +16,7 @@ from .architecture import build_meta
 from .job import GrowthJob
 from .recipe import BLOCK
 
-__all__ = ["GrowthForecast", "forecast_growth", "free_memory"]
+__all__ = ["GrowthForecast", "forecast_growth", "free_memory", "training_flops", "training_memory"]
 
 # Python, torch and transformers once imported, and the plan (measured: benchmarks/growth.py).
 _IMPORTS = 500_000_000
@@ -105,21 +105,20 @@ def forecast_growth(job: GrowthJob, target: str | os.PathLike[str]) -> GrowthFor
         problems.append(f"{format_bytes(job.size)} of weights, {format_bytes(free)} free on the target's disk")
     if ram is not None and peak > ram:
         problems.append(f"{format_bytes(peak)} of memory, {format_bytes(ram)} free")
-    has_experts = any(getattr(text, key, None) for key in ("num_experts", "num_local_experts", "n_routed_experts"))
     return GrowthForecast(
         n_params_source=plan.n_params_source,
         n_params=plan.n_params,
         n_params_non_embedding_source=plan.n_params_non_embedding_source,
         n_params_non_embedding=plan.n_params_non_embedding,
-        n_params_active=None if has_experts else plan.n_params,
+        n_params_active=None if _has_experts(text) else plan.n_params,
         bytes_source=sum(entry.stop - entry.start for entry in job.checkpoint.entries.values()),
         bytes_target=job.size,
         bytes_free=free,
         peak_ram=peak,
         ram_free=ram,
-        training_memory=round(plan.n_params * (2 * dtype_bytes + 8)),
+        training_memory=training_memory(plan.n_params, dtype_bytes),
         training_memory_of=_ADAM,
-        flops_per_token=None if has_experts else _flops(model, sequence),
+        flops_per_token=training_flops(model, sequence),
         sequence_length=sequence,
         shards=len(job.shards),
         tensors=dict(Counter(recipe.operator for recipe in plan.recipes)),
@@ -127,8 +126,21 @@ def forecast_growth(job: GrowthJob, target: str | os.PathLike[str]) -> GrowthFor
     )
 
 
-def _flops(model: PreTrainedModel, sequence: int) -> float | None:
+def training_memory(n_params: int, dtype_bytes: float) -> int:
+    """Bytes to train all of a model with Adam: weights and gradients as stored, two float32 moments; no activations."""
+    return round(n_params * (2 * dtype_bytes + 8))
+
+
+def training_flops(model: PreTrainedModel, sequence: int) -> float | None:
+    """FLOPs to train on one token, see `units.training_flops_per_token`; None where experts or the config hide it.
+
+    Args:
+        model: of any device, the meta device included.
+        sequence: slots of one block.
+    """
     text, head = model.config.get_text_config(), model.get_output_embeddings()
+    if _has_experts(text):
+        return None
     layers, heads = getattr(text, "num_hidden_layers", None), getattr(text, "num_attention_heads", None)
     if not isinstance(layers, int) or not isinstance(heads, int) or head is None:
         return None
@@ -136,6 +148,10 @@ def _flops(model: PreTrainedModel, sequence: int) -> float | None:
     outside = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     inside = sum(p.numel() for p in model.parameters() if p.dim() > 1 and id(p) not in outside | {id(head.weight)})
     return training_flops_per_token(inside + head.weight.numel(), layers, heads * width, sequence)
+
+
+def _has_experts(text: Any) -> bool:
+    return any(getattr(text, key, None) for key in ("num_experts", "num_local_experts", "n_routed_experts"))
 
 
 def free_memory() -> int | None:

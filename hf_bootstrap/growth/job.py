@@ -131,7 +131,9 @@ def _dtype(stored: str, target: HubLayout, recipes: Mapping[str, Recipe], source
     made = [recipes[part.tensor] for part in target.stored[stored]]
     found = {_stored_dtype(recipe, source.dtype(recipe.source)) for recipe in made}
     if len(found) > 1:
-        raise GrowthError(f"{stored} is made of tensors of different dtypes ({', '.join(sorted(found))}).")
+        raise GrowthError(
+            f"{stored} is made of tensors of different dtypes ({', '.join(sorted(found))}). Convert them to one first."
+        )
     return found.pop()
 
 

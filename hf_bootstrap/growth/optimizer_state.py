@@ -212,7 +212,9 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         record = torch.load(real_file(path), map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile pickle may fail in any way it likes
-        raise CorruptFileError(f"{path} is no state of tensors and numbers: {str(error)[:200]}") from error
+        raise CorruptFileError(
+            f"{path} is no state of tensors and numbers: {str(error)[:200]} Leave it out."
+        ) from error
     if not isinstance(record, dict) or not isinstance(record.get("state"), dict) or "param_groups" not in record:
         raise CorruptFileError(f"{path} is no optimizer state: it has no state and param_groups.")
     return record
@@ -254,7 +256,8 @@ def _states(
         for key, moment in state.items():
             if key != "step" and (not isinstance(moment, Tensor) or tuple(moment.shape) != shapes[name]):
                 raise CorruptFileError(
-                    f"{source / OPTIMIZER_FILE}: {key} of {name} has not the shape of the parameter."
+                    f"{source / OPTIMIZER_FILE}: {key} of {name} has not the shape of the parameter. It is of "
+                    "another model; leave it out."
                 )
         states[name] = {**state, **({"step": torch.as_tensor(state["step"])} if "step" in state else {})}
     return states

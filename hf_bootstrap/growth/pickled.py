@@ -49,7 +49,9 @@ def _files(folder: Path) -> list[str]:
         raise CorruptFileError(f"{index} has no weight_map from tensor to file. Fetch it again.") from error
     for file in files:
         if not isinstance(file, str) or file != os.path.basename(file) or not file.endswith(".bin"):
-            raise CorruptFileError(f"{index} points to {str(file)[:80]!r}, which is no .bin file in the same folder.")
+            raise CorruptFileError(
+                f"{index} points to {str(file)[:80]!r}, which is no .bin file in the same folder. Fetch it anew."
+            )
     return files
 
 
@@ -85,5 +87,5 @@ def _entries(path: Path) -> dict[str, Entry]:
             name=str(name), dtype=names[tensor.dtype], shape=tuple(tensor.shape), file=path.name, start=start, stop=stop
         )
     if not found:
-        raise StoreError(f"{path} holds no tensors.")
+        raise StoreError(f"{path} holds no tensors. Name a checkpoint with weights.")
     return found

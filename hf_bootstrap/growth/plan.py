@@ -274,7 +274,9 @@ def _check_shapes(recipes: tuple[Recipe, ...], tensors: Mapping[str, Tensor]) ->
     """The promise of a plan: what the recipes make is what the architecture builds, name by name, shape by shape."""
     for recipe in recipes:
         if recipe.source not in tensors:
-            raise UnsupportedModelError(f"The grown model has {recipe.target}, but the source has no {recipe.source}.")
+            raise UnsupportedModelError(
+                f"The grown model has {recipe.target}, but the source has no {recipe.source}. It cannot be grown so."
+            )
         made = tuple(
             length if (index := recipe.index(axis)) is None else len(index)
             for axis, length in enumerate(tensors[recipe.source].shape)

@@ -49,7 +49,7 @@ def find_source(
         )
     if local:
         if revision is not None:
-            raise GrowthError(f"revision={revision!r} is for a name on the Hub, and {name!r} is a path.")
+            raise GrowthError(f"revision={revision!r} is for a name on the Hub, and {name!r} is a path. Leave it out.")
         return folder
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -87,7 +87,7 @@ def open_config(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedC
             folder, local_files_only=True, trust_remote_code=trust_remote_code
         )
     except Exception as error:  # a config class may refuse a value in any way it likes
-        raise UnsupportedModelError(f"{folder / 'config.json'} cannot be used: {error}") from error
+        raise UnsupportedModelError(f"{folder / 'config.json'} cannot be used: {error}. Correct it.") from error
     if config.is_encoder_decoder:
         raise UnsupportedModelError(f"{folder} is an encoder-decoder; growth is for decoder-only language models.")
     return config

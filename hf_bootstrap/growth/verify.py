@@ -131,7 +131,9 @@ def _compare_tensors(
     for recipe in plan.recipes:
         weight, tensor = old[recipe.source], new[recipe.target]
         if tuple(tensor.shape) != recipe.shape:
-            raise VerificationError(f"{recipe.target} is {list(tensor.shape)}, planned was {list(recipe.shape)}.")
+            raise VerificationError(
+                f"{recipe.target} is {list(tensor.shape)}, planned was {list(recipe.shape)}. It is another growth's."
+            )
         if not weight.numel():
             continue
         expected = recipe.expected_sum(weight)

@@ -96,7 +96,8 @@ def _recorded_growth(grown: Path) -> GrowthConfig:
     steps = history.get("growth") if isinstance(history, dict) else None
     if not isinstance(steps, list) or not steps or not isinstance(steps[-1], dict) or "recipe" not in steps[-1]:
         raise GrowthError(
-            f"{grown / 'config.json'} does not say how the model was grown, so there is nothing to check."
+            f"{grown / 'config.json'} does not say how the model was grown, so there is nothing to check. "
+            "Name a folder that `grow` made."
         )
     return GrowthConfig.from_dict(steps[-1]["recipe"])
 

@@ -35,7 +35,7 @@ def front_matter(metadata: Mapping[str, Any]) -> Markdown:
             if wrong:
                 raise HubError(f"{name} in a card names things on the Hub (user/name); {wrong[0]!r} is no such name.")
         if name in ("license", "library_name", "base_model_relation") and not isinstance(value, str):
-            raise HubError(f"{name} in a card is a word, not {value!r}.")
+            raise HubError(f"{name} in a card is a word, not {value!r}. Write it as text.")
     text = yaml.safe_dump(kept, sort_keys=False, allow_unicode=True, width=1000)
     return Markdown(f"---\n{text}---")
 

@@ -108,7 +108,7 @@ def push_files(
             there then, or, where an answer never came, either nothing or the whole commit.
     """
     if not files:
-        raise HubError(f"There is nothing to push to {repo_id}: no files were given.")
+        raise HubError(f"There is nothing to push to {repo_id}: no files were given. Name some.")
     waits = Patience(patience, say)
     push = _Push(client(), repo_id, kind, revision, create_pr, message, dict(files), dict(merge or {}), tuple(owned))
     made = False
@@ -148,7 +148,7 @@ def folder_files(folder: str | Path) -> dict[str, Content]:
             raise HubError(f"{path} is a link out of {root}, and what it leads to would be published. Copy it there.")
         found[name] = path
     if not found:
-        raise HubError(f"{root} holds no files to publish.")
+        raise HubError(f"{root} holds no files to publish. Check the path.")
     return found
 
 

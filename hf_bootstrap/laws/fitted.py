@@ -147,13 +147,13 @@ class FittedLaw:
         for name in self.form.columns:
             values = columns.get(name)
             if values is None:
-                raise PredictionError(f"The form {self.form.name!r} needs {name}=: {self.form.formula}")
+                raise PredictionError(f"The form {self.form.name!r} needs {name}=; give it. {self.form.formula}")
             array = np.asarray(values, dtype=float)
             if not np.all(np.isfinite(array) & (array >= 0)):
                 raise PredictionError(f"{name} is {values!r}; it must be finite and not negative.")
             if np.any(array == 0) and not (name == "base_tokens" and self.form.covers_scratch):
                 raise PredictionError(
-                    f"{name} is 0, where this law says nothing: {self.form.formula}"
+                    f"{name} is 0, where this law says nothing; it must be positive: {self.form.formula}"
                     + (". Fit it together with from-scratch rows to compare." if name == "base_tokens" else "")
                 )
             given[name] = array

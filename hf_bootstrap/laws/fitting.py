@@ -94,7 +94,10 @@ def fit_form(
     places = form.starts(logs, loss) if starts is None else starts
     first = screen(form, logs, log_loss, places, edge)
     if not len(first):
-        raise FitError(f"The form {form.name!r} has no finite value at any of {len(places)} starts: {form.formula}")
+        raise FitError(
+            f"The form {form.name!r} has no finite value at any of {len(places)} starts; are the counts raw? "
+            f"{form.formula}"
+        )
     found = _polish(form, logs, log_loss[None], first, edge)
     best = int(np.argmin(found.value))
     value, theta = float(found.value[best]), found.theta[best]

@@ -85,5 +85,5 @@ def _load(path: Path) -> dict[str, Any]:
             f"{path} is not JSON ({error}): cut short, or not a law. Restore it or fit again."
         ) from error
     if not isinstance(record, dict):
-        raise LawFileError(f"{path} holds a {type(record).__name__}, not a law.")
+        raise LawFileError(f"{path} holds a {type(record).__name__}, not a law. Check the path.")
     return record

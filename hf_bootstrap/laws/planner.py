@@ -62,7 +62,7 @@ def planner_page(law: LawLike) -> str:
     fitted = law.fitted
     inner = fitted.form.inner if isinstance(fitted.form, WithScratch) else fitted.form
     if type(FORMS.get(inner.name)) is not type(inner):
-        raise LawError(f"The form {inner.name!r} is not in FORMS, so a page cannot know its formula.")
+        raise LawError(f"The form {inner.name!r} is not in FORMS, so a page cannot know its formula. Add it.")
     script = "\n".join(_asset(name) for name in ("planner.js", "planner_page.js"))
     style = _asset("planner.css")
     two_stages = {"base_tokens", "tokens"} <= set(fitted.form.columns)

@@ -77,7 +77,9 @@ def exponent(law: FittedLaw, base_tokens: npt.ArrayLike, level: float = 0.95) ->
     elsewhere = {**logs, "tokens": logs["tokens"] + 20}
     here, there = (law.form.exponents(at, law.theta[None]) for at in (logs, elsewhere))
     if here is None or there is None or np.any(np.abs(here["tokens"] - there["tokens"]) > 1e-12):
-        raise LawError(f"The form {law.form.name!r} has no exponent of D2 at fixed D1: {law.form.formula}")
+        raise LawError(
+            f"The form {law.form.name!r} has no exponent of D2 at fixed D1; predict losses: {law.form.formula}"
+        )
 
     def question(theta: FloatArray) -> FloatArray:
         exponents = law.form.exponents(logs, theta)

@@ -86,7 +86,7 @@ class Profile:
             LawError: only one parameter was held.
         """
         if len(self.names) != 2:
-            raise LawError("best needs a profile of two parameters.")
+            raise LawError(f"best needs a profile of two parameters, not of {', '.join(self.names)}. Profile two.")
         at = np.argmin(self.excess, axis=1)
         return self.values[1][at], self.excess[np.arange(len(at)), at]
 
@@ -122,7 +122,9 @@ def profile(
         if name not in fitted.form.parameters:
             raise LawError(f"There is no parameter {name!r}. {did_you_mean(name, fitted.form.parameters)}")
     if points is None or len(names) > 2:
-        raise LawError("A profile takes one or two parameters, and a law with its points at hand: fit it, then ask.")
+        raise LawError(
+            f"A profile takes one or two parameters (given: {names}), and a law with its points: fit it first."
+        )
     draws = np.stack([_natural(fitted.form, name, fitted.replicates.theta) for name in names], axis=1)
     ceiling = 0.999 * float(points.loss.min())
     count = steps or _STEPS[len(names)]

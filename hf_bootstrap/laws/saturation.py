@@ -92,7 +92,7 @@ def null_test(
     null_form = find_form(null)
     law_form, rows = completed(find_form("bootstrap"), rows)
     if "alpha3" in null_form.parameters:
-        raise LawError(f"The form {null_form.name!r} has an alpha3 itself and cannot be its null.")
+        raise LawError(f"The form {null_form.name!r} has an alpha3 itself and cannot be its null. Name one without.")
     null_form, rows = completed(null_form, rows)
     logs, ones = rows.logs(law_form), np.ones((1, len(rows)))
     observed = fit_form(law_form, logs, rows.loss, delta=delta)

@@ -127,7 +127,7 @@ def _read_jsonl(path: Path) -> tuple[list[ScalingPoint], list[str]]:
     notes = []
     for number, why in read.problems:
         if number not in read.harmless:
-            raise PointError(f"{path} line {number}: {why}")
+            raise PointError(f"{path} line {number}: {why} Correct or remove that line.")
         notes.append(f"1 row left out: line {number} of {path.name}: {why}")
     return read.points, notes
 
@@ -162,7 +162,9 @@ def _read_csv(path: Path) -> dict[str, Column]:
     _refuse_twice(names, str(path))
     for number, row in enumerate(body, start=1):
         if len(row) != len(header):
-            raise PointError(f"{path} row {number} has {len(row)} cells, but there are {len(header)} column names.")
+            raise PointError(
+                f"{path} row {number} has {len(row)} cells, but there are {len(header)} column names. Correct it."
+            )
     return {name: _filled(row[i] for row in body) for i, name in enumerate(names)}
 
 

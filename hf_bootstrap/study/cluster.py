@@ -48,7 +48,7 @@ class RunJob:
             with open(run.path / "log.txt", "ab") as log:
                 code = self._follow(subprocess.Popen(self.command, stdout=log, stderr=log, stdin=subprocess.DEVNULL))
         if not run.is_done():
-            raise StudyError(f"{self.command} ended with exit code {code} and left no done.json.")
+            raise StudyError(f"{self.command} ended with exit code {code} and left no done.json. Look at its log.")
 
     def checkpoint(self) -> Any:
         """Asked by submitit when the job is preempted or out of time: the same again, which goes on where it was."""

@@ -191,9 +191,15 @@ class StudyConfig:
     def __post_init__(self) -> None:
         """Refuse names that lead nowhere."""
         if not self.seeds or not self.bases:
-            raise StudyError("a study needs at least one base and one seed.")
+            raise StudyError(
+                f"a study needs at least one base and one seed; it has {len(self.bases)} and "
+                f"{len(self.seeds)}. Add them."
+            )
         if (self.vocab_size is None) == (self.tokenizer is None):
-            raise StudyError("give either vocab_size (a tokenizer is trained) or tokenizer (one is taken).")
+            raise StudyError(
+                "give either vocab_size (a tokenizer is trained) or tokenizer (one is taken); they are "
+                f"{self.vocab_size} and {self.tokenizer!r}."
+            )
         texts = [*(base.text for base in self.bases), *self.eval_texts]
         texts += [text for method in self.methods for text in (method.text, method.replay_text) if text]
         models = [base.model for base in self.bases] + [method.scratch for method in self.methods]
@@ -324,4 +330,4 @@ def _refuse_unfolding(text: str, path: str | Path) -> None:
         if isinstance(event, yaml.AliasEvent):
             raise StudyError(f"{path} uses YAML aliases (*name). Write the values out, or use like: in models.")
         if depth > _DEEPEST:
-            raise StudyError(f"{path} is nested deeper than {_DEEPEST} levels, so it is no study.")
+            raise StudyError(f"{path} is nested deeper than {_DEEPEST} levels, so it is no study. Check the path.")

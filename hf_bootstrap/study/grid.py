@@ -128,14 +128,19 @@ class Grid:
         """Refuse a grid that cannot be laid out."""
         marks = [self.base_tokens] * (not self.bases) + [method.tokens for method in self.methods]
         if not all(marks) or not self.seeds:
-            raise StudyError("A grid needs at least one base mark, one mark for each method and one seed.")
+            raise StudyError(
+                "A grid needs at least one base mark, one mark for each method and one seed. Add what is missing."
+            )
         if not 0 < self.decay_share < 1:
             raise StudyError(
                 f"decay_share is {self.decay_share}; it is the share of every run over which the rate falls, "
                 "above 0 and below 1. 0.2 is usual."
             )
         if self.batch_tokens < 1:
-            raise StudyError(f"A step of {self.batch_size} blocks of {self.sequence_length} tokens trains nothing.")
+            raise StudyError(
+                f"A step of {self.batch_size} blocks of {self.sequence_length} tokens trains nothing. "
+                "Make both positive."
+            )
         shortest = min(map(min, marks), default=self.batch_tokens * 10**6)
         steps = shortest // self.batch_tokens
         if steps * self.decay_share < 1:

@@ -33,7 +33,8 @@ def change_vocabulary(model: Any, old: Any, new: Any) -> int:
     known = max(ids.values()) + 1
     if known > rows:
         raise DataError(
-            f"the model has {rows:,} rows and the tokenizer it is said to have {known:,}: that one is another model's."
+            f"the model has {rows:,} rows and the tokenizer it is said to have {known:,}: that one is another model's. "
+            "Name the model's own."
         )
     spelt = sorted(new.get_vocab().items(), key=lambda entry: entry[1])
     kept = [(place, ids[token]) for token, place in spelt if token in ids]
