@@ -17,7 +17,7 @@ from .config import StudyConfig
 from .corpora import Tokens, placeholder_facts, prepare_text
 from .costs import checkpoint_bytes, shapes, tokens_needed
 from .emit import job_command
-from .points import best_rates, with_replay
+from .points import best_rates
 from .run import run_study
 from .runs import known_runs, study_runs
 
@@ -66,7 +66,7 @@ def conduct_study(
     if executor is not None:
         window = JobWindow(folder, job_command("DIR")[:-1], workers, executor, dict(options or {}))
     points = run_study(specs, folder, run_one, workers=workers, retries=retries, window=window)
-    return best_rates(with_replay(points, read_json(folder / "text.json")))[0]
+    return best_rates(points)[0]
 
 
 def make_ready(

@@ -34,8 +34,13 @@ class Tokens(Protocol):
     def train_tokenizer(self, documents: Iterable[str], vocab_size: int, folder: str | Path) -> Path:
         """Train one and give its folder."""
 
-    def pack(self, documents: Sequence[str], tokenizer: Any, path: str | Path) -> Any:
-        """Write a token file; the answer has tokens, documents, text_bytes, hash and tokenizer_hash."""
+    def pack(
+        self, documents: Sequence[str], tokenizer: Any, path: str | Path, *, replay_ratio: float | None = None
+    ) -> Any:
+        """Write a token file that says what was mixed into it.
+
+        The answer has tokens, documents, text_bytes, hash and tokenizer_hash.
+        """
 
 
 def prepare_text(
@@ -124,9 +129,9 @@ def _pack_all(
     tokenizer = tokens.load_tokenizer(str(place))
     facts: dict[str, Any] = {"versions": _versions()}
 
-    def pack(name: str, side: str, documents: Sequence[str], **more: float) -> None:
+    def pack(name: str, side: str, documents: Sequence[str], replay_ratio: float | None = None) -> None:
         file = f"text/{name}-{side}.safetensors"
-        packed = tokens.pack(documents, tokenizer, folder / file)
+        packed = tokens.pack(documents, tokenizer, folder / file, replay_ratio=replay_ratio)
         facts.setdefault(name, {})[side] = {
             "file": file,
             "tokens": packed.tokens,
@@ -134,7 +139,7 @@ def _pack_all(
             "bytes": packed.text_bytes,
             "hash": packed.hash,
             "tokenizer_hash": packed.tokenizer_hash,
-            **more,
+            **({} if replay_ratio is None else {"replay_ratio": replay_ratio}),
         }
 
     for name, split in splits.items():

@@ -1,21 +1,20 @@
 """The points of a study in one place: gathered from its runs, the best of several rates chosen, written as a table."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import StoreError, StudyError
+from ..errors import StudyError
 from ..records import ScalingPoint
 from ..sealing import seal
-from ..store import RunFolder, read_json, write_atomic
+from ..store import RunFolder, write_atomic
 
-__all__ = ["best_rates", "gather_points", "with_replay", "write_points"]
+__all__ = ["best_rates", "gather_points", "write_points"]
 
 
 def gather_points(folder: str | Path, run_ids: Collection[str] | None = None) -> list[ScalingPoint]:
-    """Every point of the done runs of a study, in the order of the runs' names; those of mixed text say so.
+    """Every point of the done runs of a study, in the order of the runs' names.
 
     Args:
         run_ids: of these runs alone.
@@ -23,28 +22,8 @@ def gather_points(folder: str | Path, run_ids: Collection[str] | None = None) ->
     Raises:
         CorruptFileError: a line that was damaged after it was written.
     """
-    folder = Path(folder)
-    runs = [RunFolder(path.parent) for path in sorted(folder.glob("runs/*/done.json"))]
-    points = [point for run in runs if run_ids is None or run.path.name in run_ids for point in run.points()]
-    try:
-        return with_replay(points, read_json(folder / "text.json"))
-    except StoreError:
-        return points
-
-
-def with_replay(points: Sequence[ScalingPoint], facts: Mapping[str, Any]) -> list[ScalingPoint]:
-    """The points, with the replay ratio of those trained on mixed text; a run itself knows only a token file."""
-    ratios = {
-        str(side["hash"]): float(side["replay_ratio"])
-        for sides in facts.values()
-        if isinstance(sides, Mapping)
-        for side in sides.values()
-        if isinstance(side, Mapping) and side.get("replay_ratio")
-    }
-    return [
-        replace(point, replay_ratio=ratios[point.hashes["data"]]) if point.hashes.get("data") in ratios else point
-        for point in points
-    ]
+    runs = [RunFolder(path.parent) for path in sorted(Path(folder).glob("runs/*/done.json"))]
+    return [point for run in runs if run_ids is None or run.path.name in run_ids for point in run.points()]
 
 
 def best_rates(points: Sequence[ScalingPoint]) -> tuple[list[ScalingPoint], list[ScalingPoint]]:

@@ -40,6 +40,7 @@ class TokenFile:
         tokenizer_hash: SHA-256 of the tokenizer's JSON.
         hash: SHA-256 of the token stream.
         largest_id: the highest token id; the model's vocabulary must reach beyond it.
+        replay_ratio: the share of the base's text mixed in, 0 to 1; None where nothing was said of it.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class TokenFile:
     tokenizer_hash: str
     hash: str
     largest_id: int
+    replay_ratio: float | None = None
 
 
 def train_tokenizer(documents: Iterable[str], vocab_size: int, folder: str | Path) -> Path:
@@ -112,6 +114,7 @@ def pack(
     report: Callable[[int], None] | None = None,
     *,
     processes: int = 1,
+    replay_ratio: float | None = None,
 ) -> TokenFile:
     """Tokenise documents and write them as one stream.
 
@@ -119,6 +122,7 @@ def pack(
         tokenizer: a fast transformers tokenizer with an end-of-text token.
         report: told the documents done so far.
         processes: that tokenise; any number writes the same bytes.
+        replay_ratio: kept in the file, so that every point trained on it says so.
 
     Raises:
         DataError: no documents, or none with text.
@@ -146,6 +150,7 @@ def pack(
         tokenizer_hash=hashlib.sha256(content.encode()).hexdigest(),
         hash=hashlib.sha256(stream.astype("<u4", copy=False).tobytes()).hexdigest(),
         largest_id=int(stream.max()),
+        replay_ratio=replay_ratio,
     )
     _write(facts, stream.astype("<u2" if len(tokenizer) <= 2**16 else "<u4"))
     return facts
@@ -163,7 +168,7 @@ def _plain(tokenizer: Any) -> str:
 
 def _write(facts: TokenFile, tokens: np.ndarray[Any, np.dtype[Any]]) -> None:
     """Write a safetensors file whose header, too, depends on its content alone; the usual writer shuffles it."""
-    metadata = {key: str(value) for key, value in asdict(facts).items() if key != "path"}
+    metadata = {key: str(value) for key, value in asdict(facts).items() if key != "path" and value is not None}
     kind = {2: "U16", 4: "U32"}[tokens.itemsize]
     entry = {"dtype": kind, "shape": [len(tokens)], "data_offsets": [0, tokens.nbytes]}
     header = canonical_json({"__metadata__": metadata, "tokens": entry}).encode()
@@ -219,10 +224,12 @@ class PackedBlocks(Dataset[dict[str, torch.Tensor]]):
     @property
     def point_facts(self) -> dict[str, Any]:
         """The fields of a scaling point that the data knows."""
+        mixed = self.facts.replay_ratio
         return {
             "sequence_length": self.sequence_length,
             "packing": ISOLATED if self.isolate else JOINED,
             "hashes": {"data": self.facts.hash, "tokenizer": self.facts.tokenizer_hash},
+            **({} if mixed is None else {"replay_ratio": mixed}),
         }
 
     def __len__(self) -> int:
@@ -262,6 +269,7 @@ def _read(path: Path) -> tuple[TokenFile, np.ndarray[Any, np.dtype[Any]]]:
             tokenizer_hash=header["tokenizer_hash"],
             hash=header["hash"],
             largest_id=int(header["largest_id"]),
+            replay_ratio=float(header["replay_ratio"]) if "replay_ratio" in header else None,
         )
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise DataError(

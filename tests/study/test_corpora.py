@@ -40,8 +40,9 @@ class Characters:
     def train_tokenizer(self, documents, vocab_size, folder):
         return Path(folder)
 
-    def pack(self, documents, tokenizer, path):
+    def pack(self, documents, tokenizer, path, *, replay_ratio=None):
         text = "".join(documents)
+        assert (replay_ratio == 0.2) == Path(path).stem.endswith("-mixed")
         self.packed[Path(path).stem] = list(documents)
         return Packed(len(text), len(documents), len(text), hashlib.sha256(text.encode()).hexdigest())
 

@@ -10,7 +10,7 @@ from hf_bootstrap.errors import StudyError
 from hf_bootstrap.records import ScalingPoint
 from hf_bootstrap.store import RunFolder, read_points, write_json
 from hf_bootstrap.study.leases import LEASE, Leases
-from hf_bootstrap.study.points import best_rates, gather_points, with_replay, write_points
+from hf_bootstrap.study.points import best_rates, gather_points, write_points
 from hf_bootstrap.study.status import read_status
 
 from .test_run import run
@@ -49,12 +49,6 @@ def test_cells_choose_for_themselves_and_points_on_the_way_follow_their_stage():
 
 def test_with_one_rate_nothing_is_left_out(demo_points):
     assert best_rates(demo_points) == (demo_points, [])
-
-
-def test_points_of_mixed_text_say_their_replay_ratio():
-    rows = [point("a", 1e-3, 2.0, hashes={"data": "mixed"}), point("b", 1e-3, 2.0, hashes={"data": "plain"})]
-    facts = {"versions": {}, "code": {"train-x": {"hash": "mixed", "replay_ratio": 0.05}, "train": {"hash": "plain"}}}
-    assert [p.replay_ratio for p in with_replay(rows, facts)] == [0.05, None]
 
 
 def test_points_are_gathered_and_written_as_lines_and_as_parquet_that_a_law_reads(demo_points, tmp_path):

@@ -55,6 +55,13 @@ def test_the_same_text_gives_the_same_hash_and_another_text_another(tmp_path, to
     assert hashes[0] == hashes[1] != hashes[2]
 
 
+def test_what_was_mixed_into_a_file_stands_in_every_point_trained_on_it(tmp_path, tokenizer):
+    pack(DOCUMENTS, tokenizer, tmp_path / "mixed", replay_ratio=0.05)
+    pack(DOCUMENTS, tokenizer, tmp_path / "plain")
+    assert PackedBlocks(tmp_path / "mixed", 16).point_facts["replay_ratio"] == 0.05
+    assert "replay_ratio" not in PackedBlocks(tmp_path / "plain", 16).point_facts
+
+
 @pytest.mark.parametrize("documents", [[], ["", ""]])
 def test_no_text_is_refused(documents, tmp_path, tokenizer):
     with pytest.raises(DataError, match="no text"):
