@@ -16,6 +16,7 @@ def compare(
     forms: Annotated[str, typer.Option(help="Names with commas between; the usual rivals by default.")] = "",
     where: Annotated[list[str] | None, typer.Option(help="Use rows with this value, such as method=stack.")] = None,
     columns: Annotated[str, typer.Option(help="Our names = the table's, such as tokens=D2,loss=L.")] = "",
+    n_params_are: Annotated[str | None, typer.Option(help="What n_params counts: non-embedding, total, ...")] = None,
     objective: Annotated[str, typer.Option(help="huber (robust) or lsq (least squares).")] = "huber",
     delta: Annotated[float, typer.Option(help="Where Huber's loss turns, in nats of log loss.")] = 1e-3,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
@@ -31,6 +32,7 @@ def compare(
         [name.strip() for name in forms.split(",") if name.strip()] or None,
         where=wanted_rows(where),
         columns=named_columns(columns),
+        n_params_are=n_params_are,
         objective=objective,
         delta=delta,
     )

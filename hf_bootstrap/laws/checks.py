@@ -66,7 +66,12 @@ def _look_count(points: Points, fit: Fit, replicates: Replicates) -> Iterator[st
 
 def _look_identifiability(points: Points, fit: Fit, replicates: Replicates) -> Iterator[str]:
     found = identify(points, fit)
-    if found.lost:
+    if len(found.lost) == 1:
+        yield (
+            f"{found.lost[0]} has no value of its own: around the best fit it changes no prediction at these points."
+            f" Known are {', '.join(found.combinations)}."
+        )
+    elif found.lost:
         because = f" because {found.cause} is constant" if found.cause else ""
         curvature = (
             "; alpha3 rests on curvature alone" if found.cause == "D2/D1" and "alpha3" in fit.form.parameters else ""
@@ -98,25 +103,30 @@ def _look_bounds(points: Points, fit: Fit, replicates: Replicates) -> Iterator[s
 
 
 def _floor(points: Points, fit: Fit, replicates: Replicates) -> Iterator[str]:
-    if "E" not in fit.form.parameters:
+    form = fit.form
+    floors = form.floors(fit.theta[None])
+    if floors is None:
         return
-    index = fit.form.parameters.index("E")
-    floor, least = float(np.exp(fit.theta[index])), float(points.loss.min())
-    if floor < 1e-3 * least:
-        yield "E has gone to 0: these points show no floor, so every other parameter stands in for it."
+    floor, least = float(floors[0]), float(points.loss.min())
+    if not np.isfinite(floor):
+        yield f"{form.floor} is no floor here: {form.formula} goes on falling or rising with ever more tokens."
+    elif floor < 1e-3 * least:
+        where = "has gone to 0" if floor >= 0 else f"= {floor:.4g} is below 0"
+        yield f"{form.floor} {where}: these points show no floor, so every other parameter stands in for it."
     elif floor >= least:
-        yield f"E = {floor:.4g} is not below the smallest loss, {least:.4g}; the floor is not believable."
+        yield f"{form.floor} = {floor:.4g} is not below the smallest loss, {least:.4g}; the floor is not believable."
     else:
-        found = replicates.interval(np.array(floor), np.exp(replicates.theta[:, index]))
-        if found is not None and found[0] <= 0.05 * floor:
-            yield f"E is not identified: its interval runs from 0 to {float(found[1]):.3g}."
+        found = replicates.interval(np.array(floor), np.asarray(form.floors(replicates.theta)))
+        if found is not None and np.isfinite(found).all() and found[0] <= 0.05 * floor:
+            yield f"{form.floor} is not identified: its interval runs from 0 to {float(found[1]):.3g}."
 
 
 def _exponents(points: Points, fit: Fit) -> Iterator[str]:
     lost = identify(points, fit).lost
     for name, value in fit.form.to_params(fit.theta).items():
-        if value < 0 and name not in ("alpha3", *lost):
-            yield f"{name} = {value:.4g} is negative: the law says more tokens make the loss worse."
+        if value < 0 and name not in (*fit.form.either_sign, *lost):
+            what = "larger models" if "exponent of N" in fit.form.units.get(name, "") else "more tokens"
+            yield f"{name} = {value:.4g} is negative: the law says {what} make the loss worse."
     if lost:  # the exponents at a point are made of what the points do not know
         return
     local = fit.form.exponents(points.logs(fit.form), fit.theta[None])

@@ -13,7 +13,7 @@ from .decisions import TOKENS_GRID, Decision, add_distance, from_log, in_parts, 
 from .fitted import FittedLaw, Question
 from .prediction import refuse_undetermined
 from .scratch import WithScratch
-from .terms import FloatArray, Term
+from .terms import FloatArray, add_up
 
 __all__ = ["crossover"]
 
@@ -184,9 +184,9 @@ def _shared_floor(law: FittedLaw, base_tokens: float) -> Question | None:
     def question(theta: FloatArray) -> FloatArray:
         exponents = inner.exponents(at_one_token, theta[:, :k])
         assert exponents is not None
-        factor = inner.terms(at_one_token, theta[:, :k])[0]
-        assert isinstance(factor, Term)
-        above = theta[:, k] - factor.log[:, 0]
+        # All that tokens lower, at one token: of some forms it is several terms with one exponent.
+        factor, _ = add_up(inner.terms(at_one_token, theta[:, :k])[: -len(inner.shared)])
+        above = theta[:, k] - factor[:, 0]
         steeper = theta[:, k + 1] - exponents["tokens"][:, 0]
         with np.errstate(divide="ignore", invalid="ignore"):
             crossing = above / steeper

@@ -21,6 +21,7 @@ _FEW_STEPS = 60
 _FIRST_STEPS = 30  # of every start; most have arrived then
 _AGREED = 1 / 3  # of the starts at one optimum end the search of the others
 _APART = 0.02  # of the losses, by their slopes: two places as low as each other are two optima
+_FLAT = 1e-7  # of the largest slope: a parameter that moves the predictions less moves nothing
 _NOTHING = 1e-20  # a loss below it is rounding
 _CLOSE = 1.02  # times the least loss: what `checks` reports as fitting almost as well
 _FEW_PROBLEMS = 64
@@ -133,7 +134,9 @@ def refit(
     """Fit the same form again with other weights or other losses, from the optimum of `fit`.
 
     Every problem is solved directly from that optimum. Those that did not converge, and all of a small
-    batch, are also solved by coming down from wider losses, and the lower answer is kept.
+    batch, are also solved by coming down from wider losses, and the lower answer is kept. Where a parameter has run
+    so far at that optimum that it moves no prediction, there is no slope by which a refit could come back; then every
+    problem is also solved from nearer, where it does move some.
 
     Args:
         fit: whose form, objective, delta and optimum to use.
@@ -147,6 +150,12 @@ def refit(
     weights = np.broadcast_to(weights, log_loss.shape)
     edge = _edge(fit.objective, fit.delta)
     best = newton(fit.form, logs, log_loss, weights, np.tile(fit.theta, (problems, 1)), edge, _FEW_STEPS)
+    back = _pulled_back(fit, logs)
+    if back is not None:
+        best.put(
+            np.arange(problems),
+            newton(fit.form, logs, log_loss, weights, np.tile(back, (problems, 1)), edge, _FEW_STEPS),
+        )
     doubtful = np.arange(problems)
     if problems > _FEW_PROBLEMS:
         doubtful = np.flatnonzero(~best.converged)
@@ -157,6 +166,23 @@ def refit(
         )
         best.put(doubtful, found)
     return best
+
+
+def _pulled_back(fit: Fit, logs: Logs) -> FloatArray | None:
+    """The optimum with parameters that move nothing there halved until they do; None where there are none.
+
+    A floor is left where it is: it has a bound of its own, from which it comes back.
+    """
+    size = np.linalg.norm(fit.slopes, axis=0)
+    far = (size < _FLAT * size.max()) & np.array([name != "E" for name in fit.form.parameters])
+    if not far.any():
+        return None
+    theta = fit.theta.copy()
+    for _ in range(20):
+        theta[far] /= 2
+        if np.linalg.norm(_slopes(fit.form, logs, theta)[:, far], axis=0).max() > 1e4 * _FLAT * size.max():
+            break
+    return theta
 
 
 def _polish(form: Form, logs: Logs, log_loss: FloatArray, first: FloatArray, edge: float) -> Minimum:

@@ -15,6 +15,8 @@ from .terms import FloatArray
 
 __all__ = ["HeldOut", "hold_out_largest"]
 
+_RESAMPLES = 250  # for the bars of a figure; a law's own intervals take more
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class HeldOut:
@@ -57,7 +59,8 @@ def hold_out_largest(law: FittedLaw, points: Points, column: str) -> HeldOut | N
         return None
     across = next((c for c in ("tokens", "base_tokens", "n_params") if c in form.columns and c != column), column)
     try:
-        found, kept = fit_law(form, points.take(values < level), objective=law.objective, delta=law.delta)
+        smaller = points.take(values < level)
+        found, kept = fit_law(form, smaller, objective=law.objective, delta=law.delta, resamples=_RESAMPLES)
         largest = points.take((values >= level) & (~points.from_scratch | found.form.covers_scratch))
         asked = {name: getattr(largest, name) for name in form.columns}
         told = predict(found, asked, extrapolate=True)

@@ -233,6 +233,7 @@ class DCpt(Curved):
     parameters = ("A", "alpha", "B", "beta", "eta", "C", "gamma", "epsilon", "E")
     positive = frozenset({"A", "B", "C", "epsilon", "E"})
     covers_scratch = True
+    either_sign = frozenset({"eta", "gamma"})
     domain = "0 < r <= 1, at five or more levels: three parameters rest on r alone."
     units: Mapping[str, str] = {
         **Chinchilla.units,

@@ -103,6 +103,8 @@ class CptDynamics(Curved):
     parameters = ("A", "alpha", "B", "beta", "c", "E")
     positive = frozenset({"A", "c", "E"})
     covers_scratch = True
+    either_sign = frozenset({"B", "beta"})
+    floor = "E + B"
     domain = (
         "Constant learning rate; the loss on one domain through the whole run. From scratch (D1 = 0) it says that "
         "a run on the second domain alone pays the same shift."
@@ -124,6 +126,10 @@ class CptDynamics(Curved):
         """The shift."""
         _, _, b, beta, log_c, _ = theta
         return [b * (1.0 - (-beta * log_add_exp(log_c + logs["tokens"], np.zeros(1))).exp())]
+
+    def floors(self, theta: FloatArray) -> FloatArray | None:
+        """E + B, what is left when the shift is worked off; NaN where beta is not positive: then it never is."""
+        return np.where(theta[:, 3] > 0, np.exp(theta[:, 5]) + theta[:, 2], np.nan)
 
     def to_search(self, theta: FloatArray) -> FloatArray:
         """With E + B, the floor after the shift, in place of B: it is known where neither of them is.

@@ -31,6 +31,7 @@ class WithScratch(Form):
         self.parameters = (*inner.parameters, "A_scratch", "alpha_scratch")
         self.positive = inner.positive | {"A_scratch"}
         self.covers_scratch = True
+        self.either_sign, self.floor = inner.either_sign, inner.floor
         self.shared = inner.shared
         self.domain = inner.domain
         self.units = {**inner.units, "A_scratch": "nats at D2 = 1 token from scratch", "alpha_scratch": "exponent"}

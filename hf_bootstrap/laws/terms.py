@@ -105,6 +105,8 @@ class Form(abc.ABC):
         parameters: names in the order of `theta`; the floor is called E.
         positive: those that are positive by construction, held as logs.
         covers_scratch: whether the formula means something for rows with base_tokens 0.
+        either_sign: those that may be negative without saying that more tokens, or a larger model, do harm.
+        floor: what the loss falls to with ever more tokens, as a reader would write it.
         shared: the last terms, which hold from scratch as well, as a reader would write them.
         domain: where the formula can be trusted, and where it ends.
         units: parameter -> what it is and its unit.
@@ -117,6 +119,8 @@ class Form(abc.ABC):
     parameters: tuple[str, ...]
     positive: frozenset[str]
     covers_scratch: bool
+    either_sign: frozenset[str] = frozenset({"alpha3"})
+    floor: str = "E"
     shared: tuple[str, ...] = ("E",)
     domain: str = ""
     units: Mapping[str, str] = MappingProxyType({})
@@ -136,6 +140,10 @@ class Form(abc.ABC):
         """
         del logs, theta
         return None
+
+    def floors(self, theta: FloatArray) -> FloatArray | None:
+        """The floor at each theta, (problems,), nats per token; None where the form has none."""
+        return np.exp(theta[:, self.parameters.index("E")]) if "E" in self.parameters else None
 
     def to_search(self, theta: FloatArray) -> FloatArray:
         """Coordinates, of `theta`'s shape, in which a search goes straighter; the floor E stays in its place."""
@@ -193,6 +201,18 @@ class LogLinear(Form):
     def terms(self, logs: Logs, theta: FloatArray) -> Sequence[Term | Part]:
         """As promised by `Form`; second derivatives are zero."""
         return [Term(theta @ matrix.T, matrix[None]) for matrix in self.design(logs)]
+
+    def log_loss(self, logs: Logs, theta: FloatArray) -> FloatArray:
+        """As promised by `Form`, without the work of derivatives."""
+        terms = [theta @ matrix.T for matrix in self.design(logs)]
+        largest = terms[0]
+        for term in terms[1:]:
+            largest = np.maximum(largest, term)
+        whole = 0.0
+        for term in terms:
+            term -= largest
+            whole = whole + np.exp(term, out=term)
+        return np.asarray(np.log(whole) + largest)
 
 
 class Curved(Form):

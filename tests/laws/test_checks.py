@@ -79,6 +79,34 @@ def test_5_bounds_and_exponents_are_judged():
     )
 
 
+def two_stages(form, noise=1e-4, **params):
+    d1, d2 = (x.ravel() for x in np.meshgrid([0, 1e8, 1e9, 4e9], np.geomspace(3e7, 3e9, 7)))
+    loss = ScalingLaw.from_params(form, **params).predict(base_tokens=d1, tokens=d2).value
+    loss = loss * np.exp(noise * np.random.default_rng(0).standard_normal(len(d1)))
+    return {"base_tokens": d1, "tokens": d2, "loss": loss}
+
+
+def test_5_a_shift_that_helps_lowers_the_floor_and_is_no_fault():
+    """With B < 0 the floor is E + B: E itself may lie above losses that were measured."""
+    rows = two_stages("cpt_dynamics", A=4e4, alpha=0.6, B=-1.4, beta=0.5, c=3e-9, E=3.2)
+    law = ScalingLaw("cpt_dynamics", resamples=20).fit(rows)
+    assert law.params_["B"] < 0
+    assert law.params_["E"] > min(rows["loss"])
+    told = " ".join(law.checks_)
+    for wrong in ("not believable", "B = ", "make the loss worse"):
+        assert wrong not in told
+    assert law.fitted.form.floors(law.fitted.theta[None])[0] == pytest.approx(1.8, abs=0.2)
+
+
+def test_5_larger_models_that_do_worse_are_called_that():
+    n, d = (x.ravel() for x in np.meshgrid(np.geomspace(1e7, 1e9, 5), np.geomspace(1e9, 1e11, 5)))
+    law = ScalingLaw.from_params("chinchilla", A=0.02, alpha=-0.2, B=400.0, beta=0.3, E=1.7)
+    rows = {"n_params": n, "tokens": d, "loss": law.predict(n_params=n, tokens=d, extrapolate=True).value}
+    (sentence,) = (c for c in checks(rows, "chinchilla") if "is negative" in c)
+    assert sentence.startswith("alpha = -0.2")
+    assert "larger models make the loss worse" in sentence
+
+
 def test_6_rows_of_one_base_that_err_together_are_seen_without_ids():
     bases = [int(b) for b in np.geomspace(1e5, 5e6, 9)]
     rows = measured(demo_design(scratch=False, bases=bases, marks=MARKS), noise=0.0005, base_noise=0.01, seed=3)

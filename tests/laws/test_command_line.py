@@ -146,6 +146,11 @@ def test_decide_refuses_a_question_it_was_not_asked_properly(folder, words, told
     assert told in done.output
 
 
+def test_compare_is_told_what_n_params_counts(table):
+    words = ("compare", table, "--columns", COLUMNS, "--forms", "total_tokens", "--json")
+    assert json.loads(run(*words, "--n-params-are", "total").output) == json.loads(run(*words).output)
+
+
 def test_a_column_named_twice_is_a_usage_error(table):
     assert run("fit", table, "--columns", "tokens=D2,tokens=D1").exit_code == 2
 

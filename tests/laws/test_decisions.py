@@ -65,6 +65,18 @@ def test_saturation_of_the_published_law_is_astronomical():
     assert "not a wall" in found.notes[0]
 
 
+def test_crossover_of_a_law_with_two_terms_that_tokens_lower_counts_both():
+    """Barnett's transfer gap stands beside the term that the base lowers: (A D1^-alpha + G) D2^-beta."""
+    law = ScalingLaw.from_params(
+        "barnett", A=4e3, alpha=0.3, G=30.0, beta=0.35, E=1.7, A_scratch=368.0, alpha_scratch=0.433
+    )
+    by_hand = (368.0 / (4e3 * 1e6**-0.3 + 30.0)) ** (1 / (0.433 - 0.35))
+    found = law.crossover(base_tokens=1e6).value
+    assert found == pytest.approx(by_hand, rel=1e-9)
+    reused, fresh = (law.predict(base_tokens=b, tokens=found, extrapolate=True).value for b in (1e6, 0))
+    assert reused == pytest.approx(fresh, rel=1e-9)
+
+
 def test_crossover_is_where_the_two_curves_of_one_law_meet():
     law = ScalingLaw.from_params("bootstrap", **TRUTH)
     for base_tokens in (2e5, 1e6, 5e6):

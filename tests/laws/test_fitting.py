@@ -77,6 +77,20 @@ def test_least_squares_equals_scipy(seed):
     np.testing.assert_allclose(found.theta, rival.x, rtol=1e-3)
 
 
+def test_a_refit_comes_back_from_where_a_parameter_ran_away():
+    """Where parameters do not wear out the best R_N has no bound, and no slope by which a refit could leave it."""
+    form, rng = FORMS["data_constrained"], np.random.default_rng(0)
+    grid = np.meshgrid(np.geomspace(1e8, 1e10, 4), [1e8, 1e9], [1.0, 4.0, 16.0])
+    n, u, epochs = (np.log(x.ravel()) for x in grid)
+    logs = {"n_params": n, "unique_tokens": u, "tokens": u + epochs}
+    truth = {"A": 500.0, "B": 1500.0, "E": 1.8, "alpha": 0.35, "beta": 0.35, "R_D": 15.0}
+    never, soon = (form.to_theta({**truth, "R_N": r}) for r in (1e12, 5.0))
+    fit = fit_form(form, logs, np.exp(form.log_loss(logs, never[None])[0] + 0.01 * rng.standard_normal(len(n))))
+    assert np.linalg.norm(fit.slopes, axis=0)[form.parameters.index("R_N")] < 1e-7
+    found = refit(fit, logs, np.exp(form.log_loss(logs, soon[None])), np.ones((1, len(n))))
+    np.testing.assert_allclose(found.theta[0], soon, rtol=1e-6)
+
+
 def test_a_weight_of_two_is_a_row_given_twice():
     form, logs, loss, _ = bootstrap_points(7)
     counts = np.random.default_rng(0).multinomial(len(loss), np.full(len(loss), 1 / len(loss)))
