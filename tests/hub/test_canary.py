@@ -242,4 +242,8 @@ def called(words, environ, folder, seconds):
         return process.returncode, output
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGINT)
-        return 130, process.communicate(timeout=60)[0]
+    try:
+        return 130, process.communicate(timeout=20)[0]
+    except subprocess.TimeoutExpired:  # busy in a library that hears no signals
+        os.killpg(process.pid, signal.SIGKILL)
+        return 130, process.communicate()[0]
