@@ -108,36 +108,27 @@ def test_points_that_are_none_are_refused_in_few_words(client, hub, laws, line):
     assert len(failed.value.message) < 1500
 
 
-def test_a_law_read_once_is_read_again_without_the_network_unless_it_was_damaged(hub, tmp_path):
-    """In a process of its own: HF_HUB_OFFLINE is read when the client is imported."""
-    import os
-    import subprocess
-    import sys
-
-    from .conftest import environment
-
-    ScalingLaw.from_params("total_tokens", A=400.0, alpha=0.4, E=1.8).save_pretrained(tmp_path / "law")
-    filled(hub, {"law.json": (tmp_path / "law" / "law.json").read_bytes()}, "me/law")
-    shutil.rmtree(tmp_path / "law")
-    script = "from hf_bootstrap import ScalingLaw\nprint(ScalingLaw.from_pretrained('me/law').params_)"
-
-    def read(**more):
-        environ = {**environment(hub, tmp_path), **more}
-        return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environ, cwd=ROOT)
-
-    first = read()
-    assert first.returncode == 0, first.stderr
+def test_a_law_read_once_is_read_again_without_the_network_unless_it_was_damaged(client, hub, tmp_path):
+    ScalingLaw.from_params("total_tokens", A=400.0, alpha=0.4, E=1.8).save_pretrained(tmp_path)
+    filled(hub, {"law.json": (tmp_path / "law.json").read_bytes()}, "me/offline")
+    read = "from hf_bootstrap import ScalingLaw\nresult = ScalingLaw.from_pretrained('me/offline').params_"
+    first = client.run(read)
     hub.log.clear()
-    again = read(HF_HUB_OFFLINE="1")
-    assert again.stdout == first.stdout, again.stderr
+    client.run("from huggingface_hub import constants\nconstants.HF_HUB_OFFLINE = True")
+    try:
+        assert client.run(read) == first
+        cache = client.folder / "home" / "hub" / "models--me--offline"
+        blob = next(path.resolve() for path in cache.rglob("law.json"))
+        blob.chmod(0o600)
+        blob.write_bytes(blob.read_bytes().replace(b'"n_points": ', b'"n_points": 1', 1))
+        with pytest.raises(Failed, match="was damaged in the cache"):
+            client.run(read)
+        shutil.rmtree(cache)
+        with pytest.raises(Failed, match="Unset HF_HUB_OFFLINE"):
+            client.run(read)
+    finally:
+        client.run("constants.HF_HUB_OFFLINE = False")
     assert hub.log == []
-    blob = next(path.resolve() for path in tmp_path.rglob("law.json"))
-    os.chmod(blob, 0o600)
-    blob.write_bytes(blob.read_bytes().replace(b'"n_points": ', b'"n_points": 1', 1))
-    damaged = read(HF_HUB_OFFLINE="1")
-    assert "was damaged in the cache" in damaged.stderr
-    shutil.rmtree(tmp_path / "hub")
-    assert "Unset HF_HUB_OFFLINE" in read(HF_HUB_OFFLINE="1").stderr
 
 
 def test_two_who_push_other_laws_to_one_repository_leave_whole_ones(hub, tmp_path):
