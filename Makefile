@@ -51,7 +51,7 @@ test-all: .venv/installed-for-tests test-hub1
 
 # The Hub's client of the major version before, without torch: what it raises and repeats is not what the newest does.
 test-hub1: .venv-hub1/installed
-	$(QUIET) .venv-hub1/bin/python -m pytest tests/hub/test_push.py tests/hub/test_faults.py tests/hub/test_waits.py tests/hub/test_laws.py
+	$(QUIET) .venv-hub1/bin/python -m pytest tests/hub/test_push.py tests/hub/test_faults.py tests/hub/test_waits.py tests/hub/test_attacks.py tests/hub/test_laws.py
 
 .venv-hub1/installed: setup.cfg
 	test -x .venv-hub1/bin/python || $(PYTHON) -m venv .venv-hub1

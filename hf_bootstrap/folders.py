@@ -110,16 +110,31 @@ def _strangers(folder: Path, patterns: Iterable[str]) -> Iterator[Path]:
 @contextlib.contextmanager
 def _staging(target: Path) -> Iterator[Path]:
     """A hidden folder beside the target, held by this process, and gone afterwards, also with the old files in it."""
-    staged = target.parent / f".{target.name[:100]}.{secrets.token_hex(6)}.saving"
-    staged.mkdir()
-    held = os.open(staged, os.O_RDONLY)
+    staged, held = _held_folder(target)
     try:
-        with contextlib.suppress(OSError):  # a file system without locks: then nobody sweeps
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield staged
     finally:
         os.close(held)
         shutil.rmtree(staged, ignore_errors=True)
+
+
+def _held_folder(target: Path) -> tuple[Path, int]:
+    """A new hidden folder and a descriptor that locks it; one swept before it was locked is left to the sweeper."""
+    while True:
+        staged = target.parent / f".{target.name[:100]}.{secrets.token_hex(6)}.saving"
+        staged.mkdir()
+        with contextlib.suppress(FileNotFoundError):
+            held = os.open(staged, os.O_RDONLY)
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(held)
+                continue
+            except OSError:  # a file system without locks: then nobody sweeps
+                return staged, held
+            if staged.exists():
+                return staged, held
+            os.close(held)
 
 
 def _sweep(target: Path, patterns: Iterable[str]) -> None:

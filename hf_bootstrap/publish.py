@@ -52,7 +52,7 @@ def publish(
         points: whether the points of a law go with it.
         compare: whether a law's card compares forms on its points; see `ScalingLaw.push_to_hub`.
         space: put the planner of a law up as a static Space, instead of the law.
-        base_model: Hub name of what a model was grown from.
+        base_model: Hub name of what a model was grown from, or a law speaks of.
         base_tokens: tokens behind that base, where they are known.
         law: for a grown model: a law whose forecast its card shows; needs `base_tokens`.
         metadata: of the card: ``license``, ``language``, ``datasets``, ``tags``.
@@ -67,13 +67,14 @@ def publish(
     branch: dict[str, Any] = {"revision": revision, "create_pr": create_pr}
     if space:
         return _publish_planner(path, repo_id, kind, given=[name for name, value in branch.items() if value], **asked)
-    of_model = {"base_model": base_model, "base_tokens": base_tokens, "law": law}
-    if kind != "model" and any(value is not None for value in of_model.values()):
-        named = " and ".join(name for name, value in of_model.items() if value is not None)
-        raise HubError(f"{path} holds {kind}, and only the card of a grown checkpoint tells {named}; leave that out.")
+    unused = {"base_tokens": base_tokens, "law": law, **({} if kind == "law" else {"base_model": base_model})}
+    if kind != "model" and (named := [name for name, value in unused.items() if value is not None]):
+        raise HubError(f"{path} holds {kind}, whose card does not tell {' and '.join(named)}; leave that out.")
     asked |= {**branch, "metadata": metadata}
     if kind == "law":
-        return push_law(ScalingLaw.from_pretrained(Path(path)), repo_id, points=points, compare=compare, **asked)
+        about = {**({} if base_model is None else {"base_model": base_model}), **(metadata or {})}
+        found = ScalingLaw.from_pretrained(Path(path))
+        return push_law(found, repo_id, points=points, compare=compare, **{**asked, "metadata": about})
     if kind == "model":
         tokens = None if base_tokens is None else {"before growth": base_tokens}
         forecast = None if law is None else _forecast(ScalingLaw.from_pretrained(law), base_tokens)

@@ -23,7 +23,7 @@ def publish(
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request.")] = False,
     points: Annotated[bool, typer.Option("--points/--no-points", help="Send a law's points with it.")] = True,
     space: Annotated[SpaceKind | None, typer.Option(help="Put a law's planner up as a Space instead.")] = None,
-    base_model: Annotated[str | None, typer.Option(help="Hub name of what a model was grown from.")] = None,
+    base_model: Annotated[str | None, typer.Option(help="Hub name of a model's base, or a law's.")] = None,
     base_tokens: Annotated[str | None, typer.Option(help="Tokens behind that base.")] = None,
     law: Annotated[str | None, typer.Option(help="A law, here or user/name: its forecast for a model's card.")] = None,
     license_name: Annotated[str | None, typer.Option("--license", help="For the card: apache-2.0, ...")] = None,

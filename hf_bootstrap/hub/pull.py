@@ -3,6 +3,7 @@
 Into the Hub's own cache for those who only read, or into a folder that appears under its name when it is complete.
 """
 
+import contextlib
 import fnmatch
 import os
 import re
@@ -11,12 +12,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import HubError, StoreError
-from ..store import sync_folder
+from ..store import sync_folder, write_atomic
 from .patience import Patience, Say
 from .push import Kind, Remote, blob_ids, client, look
 from .refusals import failures, wrong
 
 __all__ = ["is_repo_id", "pull_files", "pull_folder"]
+
+
+_OWN = ".cache/huggingface"  # what the client keeps beside the files that it fetches into a folder
 
 
 def is_repo_id(text: str) -> bool:
@@ -81,10 +85,14 @@ def pull_folder(
     if target.exists():
         raise HubError(f"{target} exists already, and nothing in it is replaced. Name another folder, or remove it.")
     hidden = target.parent / f".{target.name}.pulling"
+    if hidden.is_symlink():
+        raise StoreError(f"{hidden} is a link, and what is fetched would land where it leads. Remove it.")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _pull(repo_id, ("*",), kind, revision, None, Patience(patience, say), hidden)
-        shutil.rmtree(hidden / ".cache", ignore_errors=True)
+        shutil.rmtree(hidden / _OWN, ignore_errors=True)
+        if (hidden / ".cache").is_dir() and not any((hidden / ".cache").iterdir()):
+            (hidden / ".cache").rmdir()
         os.rename(hidden, target)
         sync_folder(target.parent)
     except HubError:
@@ -111,6 +119,7 @@ def _pull(
             with waits.watching():
                 head = look(api, repo_id, kind, revision)
                 wanted = {n: f for n, f in head.files.items() if any(fnmatch.fnmatch(n, p) for p in patterns)}
+                _refuse_names(repo_id, wanted)
                 _refuse_large(repo_id, wanted, largest)
                 if into is not None:
                     _sweep(into, wanted)
@@ -123,7 +132,10 @@ def _pull(
                     local_dir=into,
                     library_name="hf-bootstrap",
                 )
-            return _checked(Path(folder), Remote(head.commit, head.private, wanted), repo_id)
+            found = _checked(Path(folder), Remote(head.commit, head.private, wanted), repo_id)
+            if into is None:
+                _remember(found, revision or "main", head.commit)
+            return found
         except failures() as error:
             waits.after(error, f"Fetching {repo_id}")
 
@@ -144,6 +156,25 @@ def _cached(repo_id: str, patterns: tuple[str, ...], kind: Kind, revision: str |
     return folder
 
 
+def _remember(folder: Path, revision: str, commit: str) -> None:
+    """Let the cache know which commit a name stood for, as the client does where it is asked by name."""
+    if revision != commit and ".." not in revision:
+        with contextlib.suppress(StoreError):  # a cache one may only read
+            write_atomic(folder.parent.parent / "refs" / revision, commit)
+
+
+def _refuse_names(repo_id: str, files: Iterable[str]) -> None:
+    """A repository's listing is what its owner, or whoever answers for the Hub, says it is."""
+    for name in files:
+        parts = name.split("/")
+        odd = any(part in ("", ".", "..") or len(part.encode()) > 255 for part in parts)
+        if odd or "\\" in name or not name.isprintable() or name.startswith(f"{_OWN}/"):
+            raise HubError(
+                f"{repo_id} lists a file {name[:200]!r}, which is no name for a file inside a folder. Nothing "
+                "is fetched."
+            )
+
+
 def _refuse_large(repo_id: str, files: dict[str, tuple[str, int]], largest: int | None) -> None:
     for name, (_, size) in files.items():
         if largest is not None and size > largest:
@@ -157,7 +188,7 @@ def _sweep(folder: Path, wanted: dict[str, tuple[str, int]]) -> None:
     """Remove what an earlier, interrupted pull of another revision left behind."""
     for path in folder.rglob("*") if folder.exists() else ():
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and not name.startswith(".cache/") and name not in wanted:
+        if path.is_file() and not name.startswith(f"{_OWN}/") and name not in wanted:
             path.unlink()
 
 

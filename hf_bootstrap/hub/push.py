@@ -24,6 +24,7 @@ Kind = Literal["model", "dataset", "space"]
 Content = bytes | Path
 Merge = Callable[[bytes, bytes], bytes]  # what is there, what we bring -> what both say
 
+_MOST_FILES = 100_000
 # Left by programs in folders that people publish; never ours to send.
 _NOT_SENT = (".*", "*/.*", "__pycache__/*", "*/__pycache__/*")
 
@@ -153,13 +154,19 @@ def folder_files(folder: str | Path) -> dict[str, Content]:
 
 
 def look(api: Any, repo_id: str, kind: Kind, revision: str | None) -> Remote:
-    """A revision's commit and files, read at one commit."""
+    """A revision's commit and files, read at one commit.
+
+    Raises:
+        HubError: there are more than any repository of ours has.
+    """
     info = api.repo_info(repo_id, repo_type=kind, revision=revision)
     files = {}
     for entry in api.list_repo_tree(repo_id, repo_type=kind, revision=info.sha, recursive=True):
         if hasattr(entry, "blob_id"):
             lfs = getattr(entry, "lfs", None)
             files[entry.path] = (entry.blob_id if lfs is None else lfs.sha256, int(entry.size))
+        if len(files) > _MOST_FILES:
+            raise HubError(f"{repo_id} has more than {_MOST_FILES:,} files; it is not read to its end.")
     return Remote(str(info.sha), bool(info.private), files)
 
 

@@ -108,7 +108,7 @@ def _advice(error: BaseException, status: int | None) -> str:
 
     if isinstance(error, errors.LocalTokenNotFoundError) or status == 401:
         return "Log in with `hf auth login` (or check that the token there is still valid), then run this again."
-    if isinstance(error, errors.OfflineModeIsEnabled):
+    if isinstance(error, errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError):
         return "Unset HF_HUB_OFFLINE to reach the Hub."
     if isinstance(error, errors.RevisionNotFoundError):
         return "Check the name of the revision."

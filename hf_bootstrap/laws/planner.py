@@ -30,11 +30,11 @@ _LEVEL = 0.95
 _LABELS = {
     "base_tokens": "Base tokens (D1)",
     "tokens": "Second-stage tokens (D2)",
-    "n_params": "Size (N)",
+    "n_params": "Parameters (N)",
     "unique_tokens": "Unique tokens (U)",
     "mixture_ratio": "Mixture ratio (r)",
-    "base_size": "Size of the base",
-    "size": "Size of the model",
+    "base_size": "Parameters of the base",
+    "size": "Parameters of the model",
     "flops": "Budget (FLOPs)",
 }
 # Where nothing is known of the data: smallest, largest, and where the control begins.

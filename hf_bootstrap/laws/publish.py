@@ -61,7 +61,7 @@ def push_law(
 ) -> Pushed:
     """One commit with all of a law's files; see `ScalingLaw.push_to_hub`."""
     front_matter(metadata or {})  # what the Hub would refuse, before anything takes time
-    comparison = compared(law, say or logging.getLogger("hf_bootstrap").info) if compare else None
+    comparison = compared(law, say or logging.getLogger("hf_bootstrap").warning) if compare else None
     return push_files(
         dict(law_files(law, address=repo_id, points=points, comparison=comparison, metadata=metadata)),
         repo_id,

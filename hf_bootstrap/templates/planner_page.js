@@ -1,7 +1,7 @@
 // The page around the arithmetic of planner.js: controls, the curve, and answers that name their intervals.
 const law = JSON.parse(document.getElementById("law").textContent);
 const byId = (id) => document.getElementById(id);
-const NAMES = { base_tokens: "base tokens", tokens: law.stages === 2 ? "second-stage tokens" : "tokens", n_params: "size", unique_tokens: "unique tokens", mixture_ratio: "mixture ratio" };
+const NAMES = { base_tokens: "base tokens", tokens: law.stages === 2 ? "second-stage tokens" : "tokens", n_params: "parameters", unique_tokens: "unique tokens", mixture_ratio: "mixture ratio" };
 const state = {};
 
 function logs() {
@@ -37,17 +37,22 @@ function control(name) {
 let waiting = null;
 function later() { if (waiting === null) waiting = requestAnimationFrame(() => { waiting = null; show(); }); }
 
-// An answer: what is read, its exact value for programs, its interval, and what to know.
-function tell(id, text, value, ends, note) {
+// An answer: what is read, its exact value for programs, its interval, what to know, and the place in the data it speaks of.
+function tell(id, text, value, ends, note, place) {
   const box = byId(id);
   if (!box) return;
+  const beyond = place ? reach(law, place) : null;
+  const decades = beyond === null ? null : Math.max(0, ...Object.values(beyond));
+  if (decades === null) delete box.dataset.reach;
+  else box.dataset.reach = String(decades);
   box.querySelector(".value").textContent = text;
   for (const [name, number] of [["value", value], ["low", ends && ends[0]], ["high", ends && ends[1]]]) {
     if (number === null || number === undefined || Number.isNaN(number)) delete box.dataset[name];
     else box.dataset[name] = String(number);
   }
-  box.querySelector(".note").textContent = note || "";
+  box.querySelector(".note").textContent = (note || "") + (decades >= 0.05 ? `; ${decades.toFixed(1)} decades beyond the data` : "");
 }
+const start = (column) => (law.ranges[column] ? Math.log(law.ranges[column][0]) : -Infinity); // where the data begin
 const between = (ends, write) => (ends ? `95%: ${write(ends[0])} to ${write(ends[1])}` : "interval not known");
 const never = (value) => (value === 0 ? "never" : value === Infinity ? "always" : value < 1 ? "<1" : value > 1e18 ? ">1e18" : count(value));
 
@@ -69,7 +74,8 @@ function showCrossover(x) {
   const tokens = (log) => (log < 700 ? Math.exp(log) : Infinity);
   const found = tokens(value), known = ends && ends.map(tokens);
   const note = found === Infinity ? "reuse is better at every budget" : found === 0 ? "training from scratch is better at every budget" : "second-stage tokens up to which reuse is better";
-  tell("crossover", never(found), found, known, `${note}; ${between(known, never)}`);
+  const place = found > 0 && found < Infinity ? { u: x.u, v: value } : null;
+  tell("crossover", never(found), found, known, `${note}; ${between(known, never)}`, place);
 }
 function showExponent(x) {
   const form = FORMS[law.form];
@@ -81,7 +87,7 @@ function showExponent(x) {
   if (!byId("saturation")) return;
   const found = saturation(law);
   if (found.why) return tell("saturation", "not shown", NaN, null, found.why);
-  tell("saturation", count(found.value), found.value, found.ends, `base tokens at which the exponent reaches 0; ${between(found.ends, count)}`);
+  tell("saturation", count(found.value), found.value, found.ends, `base tokens at which the exponent reaches 0; ${between(found.ends, count)}`, { u: Math.max(Math.log(found.value), start("base_tokens")) });
 }
 function showBudget(x) {
   if (byId("split")) {
@@ -90,13 +96,14 @@ function showBudget(x) {
     if (!found) return tell("split", "none inside", NaN, null, "the law has no best split of this budget: it would give one stage everything, or its formula ends");
     const note = `base tokens, then ${count(found.tokens)} more (${(100 * found.share).toFixed(0)}% of the budget), to ${found.loss.toFixed(4)} nats; ${between(found.ends && found.ends.map((one) => one.base), count)}`;
     if (found.scratch) return tell("split", "no base", 0, null, "training from scratch with the whole budget is better than any split");
-    tell("split", count(found.base), found.base, found.ends && found.ends.map((one) => one.base), note);
+    const place = { ...x, u: Math.log(found.base), v: Math.log(found.tokens), n: Math.log(size) };
+    tell("split", count(found.base), found.base, found.ends && found.ends.map((one) => one.base), note, place);
   }
   if (byId("optimal")) {
     const found = computeOptimal(law, state.flops);
     if (!found) return tell("optimal", "none inside", NaN, null, "the loss falls all the way to one end");
     const note = `parameters on ${count(found.tokens)} tokens (${count(found.tokens / found.size)} per parameter), to ${found.loss.toFixed(4)} nats; ${between(found.ends && found.ends.map((one) => one.size), count)}`;
-    tell("optimal", count(found.size), found.size, found.ends && found.ends.map((one) => one.size), note);
+    tell("optimal", count(found.size), found.size, found.ends && found.ends.map((one) => one.size), note, { ...x, v: Math.log(found.tokens), n: Math.log(found.size) });
   }
 }
 function warn(x) {
@@ -133,9 +140,14 @@ function ticks(low, high) {
   }
   return found;
 }
+// The largest of 1, 2 and 5 times a power of ten that is not above a length.
+function round(length) {
+  const decade = 10 ** Math.floor(Math.log10(length));
+  return decade * [5, 2, 1].find((one) => one * decade <= length * (1 + 1e-9));
+}
 function draw(x) {
   const svg = byId("curve"), width = Math.max(300, svg.clientWidth || 640), height = Math.min(380, Math.max(260, width * 0.5));
-  const left = 46, right = width - 10, top = 12, bottom = height - 40;
+  const left = 62, right = width - 10, top = 12, bottom = height - 40;
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
   svg.replaceChildren();
   const data = law.ranges.tokens ? law.ranges.tokens.map(Math.log) : [x.v - 2 * Math.LN10, x.v + 2 * Math.LN10];
@@ -164,10 +176,13 @@ function draw(x) {
     add(svg, "line", { class: "grid", x1: last, x2: last, y1: top, y2: bottom });
     add(svg, "text", { class: "tick", x: last, y: bottom + 16, "text-anchor": "middle" }, count(Math.exp(v)));
   }
-  for (const loss of line(least, most, 5)) {
+  const step = round((most - least) / 4), digits = Math.max(2, -Math.floor(Math.log10(step) + 1e-9));
+  for (let loss = step * Math.ceil(least / step); loss <= most; loss += step) {
     add(svg, "line", { class: "grid", x1: left, x2: right, y1: down(loss), y2: down(loss) });
-    add(svg, "text", { class: "tick", x: left - 6, y: down(loss) + 4, "text-anchor": "end" }, loss.toFixed(most - least < 0.2 ? 3 : 2));
+    add(svg, "text", { class: "tick", x: left - 6, y: down(loss) + 4, "text-anchor": "end" }, loss.toFixed(digits));
   }
+  const middle = (top + bottom) / 2;
+  add(svg, "text", { class: "tick", x: 14, y: middle, "text-anchor": "middle", transform: `rotate(-90 14 ${middle})` }, "loss, nats per token");
   add(svg, "text", { class: "tick", x: (left + right) / 2, y: height - 6, "text-anchor": "middle" }, NAMES.tokens);
   for (const [name, rows] of lines) {
     const path = (which) => rows.map((row, i) => `${across(grid[i]).toFixed(1)},${down(row[which]).toFixed(1)}`);

@@ -5,6 +5,7 @@ import itertools
 import threading
 from dataclasses import dataclass, field
 
+KINDS = {"models": "model", "datasets": "dataset", "spaces": "space"}
 _COUNTER = itertools.count(1)
 
 

@@ -213,8 +213,8 @@ def test_no_command_shows_the_login_at_work(hub, tmp_path, login):
         (tmp_path / "home" / "token").unlink()
     failed = []
     with Arguments() as arguments:
-        for cases in (HEAVY, LIGHT, AFTER):
-            for name, calls in sorted(cases.items(), key=lambda case: case[0]):
+        for cases in (HEAVY, LIGHT, AFTER) if login == "a file" else (LIGHT,):
+            for name, calls in sorted(cases.items(), key=lambda case: case[0] != "publish"):  # it fills the Hub
                 for words in calls:
                     run = next(iter((tmp_path / "study" / "runs").glob("*")), "none")
                     split = [*name.split(), *words.format(run=run).split()]
@@ -242,4 +242,8 @@ def called(words, environ, folder, seconds):
         return process.returncode, output
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGINT)
-        return 130, process.communicate(timeout=60)[0]
+    try:
+        return 130, process.communicate(timeout=20)[0]
+    except subprocess.TimeoutExpired:  # busy in a library that hears no signals
+        os.killpg(process.pid, signal.SIGKILL)
+        return 130, process.communicate()[0]

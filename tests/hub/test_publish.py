@@ -48,11 +48,13 @@ def command(client, *words):
 
 def test_a_law_goes_up_and_down_by_command(client, hub, law, tmp_path):
     words = ("publish", law, "--repo-id", "me/law", "--license", "mit", "--datasets", "me/points", "--private")
-    words += ("--no-compare",)
+    words += ("--no-compare", "--base-model", "me/base")
     assert command(client, *words) == 0
     repo = hub.repo("me/law")
     assert repo.private
     assert {"law.json", "planner.html", "README.md", "points.jsonl"} <= set(repo.head())
+    data = ModelCard(repo.head()["README.md"].content.decode()).data
+    assert (data.base_model, data.datasets, data.license) == ("me/base", ["me/points"], "mit")
     assert command(client, *words) == 0
     assert len(repo.history()) == 2
     assert command(client, "pull", "me/law", "--out", tmp_path / "down") == 0
@@ -86,9 +88,11 @@ def test_a_law_on_the_hub_answers_by_command(client, hub, law):
 
 
 def test_options_that_nothing_is_made_of_are_refused(client, hub, law):
-    said = "only the card of a grown checkpoint tells base_model"
-    assert command(client, "publish", law, "--repo-id", "me/law", "--base-model", "me/base") == 1
-    assert said in client.output.read_text()
+    assert command(client, "publish", law, "--repo-id", "me/law", "--base-tokens", "1B", "--law", law) == 1
+    assert "does not tell base_tokens and law" in client.output.read_text()
+    points = DEMO / "continue.jsonl"
+    assert command(client, "publish", points, "--repo-id", "me/points", "--base-model", "me/base") == 1
+    assert "holds points, whose card does not tell base_model" in client.output.read_text()
     assert command(client, "publish", law, "--repo-id", "me/p", "--space", "static", "--create-pr") == 1
     assert "leave create_pr out" in client.output.read_text()
     assert hub.repos == {}

@@ -127,6 +127,17 @@ def decided(found):
     return [found.value, found.low, found.high]
 
 
+def as_far(page, box, found):
+    """An answer lies as many decades beyond the data as Python says, and the box says so."""
+    told = page.locator(f"#{box}").get_attribute("data-reach")
+    assert (None if told is None else float(told)) == (
+        None if found.reach is None else pytest.approx(found.reach, abs=1e-6)
+    )
+    said = f"{found.reach:.1f} decades beyond the data" if (found.reach or 0.0) >= 0.05 else ""
+    assert said in page.inner_text(f"#{box}")
+    assert bool(said) == ("beyond the data" in page.inner_text(f"#{box}"))
+
+
 @pytest.mark.parametrize("which", ["fitted", "drawn"])
 @pytest.mark.parametrize("place", [(0.5, 0.5), (0.2, 0.9), (1.4, 0.3), (3.0, 0.6)])
 def test_the_answers_are_those_of_python(opened, request, which, place):
@@ -142,10 +153,14 @@ def test_the_answers_are_those_of_python(opened, request, which, place):
     agree(answer(page, "loss"), [predicted.value, predicted.low, predicted.high])
     exponent = law.exponent(base)
     agree(answer(page, "exponent"), [exponent.value, exponent.low, exponent.high])
-    agree(answer(page, "crossover"), decided(law.crossover(base_tokens=base)))
+    crossover = law.crossover(base_tokens=base)
+    agree(answer(page, "crossover"), decided(crossover))
+    as_far(page, "crossover", crossover)
     agree(answer(page, "saturation"), decided(law.saturation()))
+    as_far(page, "saturation", law.saturation())
     split = law.best_split(flops=flops, n_params_base=1e5, n_params=size)
     agree(answer(page, "split"), decided(split))
+    as_far(page, "split", split)
     until(page.locator("#warning")).to_have_attribute("data-outside", str(bool(predicted.reach >= 0.05)).lower())
     until(page.locator("#warning")).to_be_visible(visible=bool(predicted.reach >= 0.05))
 
