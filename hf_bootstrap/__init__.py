@@ -9,9 +9,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .growth.adapters import grow_adapter
     from .growth.bootstrap import bootstrap_from_pretrained
     from .growth.config import GrowthConfig
+    from .growth.merging import merge_adapter
     from .growth.operators import OPERATORS
+    from .growth.optimizer_state import grow_optimizer_state
     from .growth.stream import grow_checkpoint
     from .growth.verify import verify_growth
     from .laws.evidence import compare_forms
@@ -31,7 +34,10 @@ _HOMES = {
     "ScalingPoint": "records",
     "bootstrap_from_pretrained": "growth.bootstrap",
     "compare_forms": "laws.evidence",
+    "grow_adapter": "growth.adapters",
     "grow_checkpoint": "growth.stream",
+    "grow_optimizer_state": "growth.optimizer_state",
+    "merge_adapter": "growth.merging",
     "verify_growth": "growth.verify",
 }
 
@@ -44,7 +50,10 @@ __all__ = [
     "ScalingPoint",
     "bootstrap_from_pretrained",
     "compare_forms",
+    "grow_adapter",
     "grow_checkpoint",
+    "grow_optimizer_state",
+    "merge_adapter",
     "verify_growth",
 ]
 
