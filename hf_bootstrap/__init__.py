@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .advise.candidates import make_budget
     from .advise.reuse import plan_reuse
+    from .growth.adapters import grow_adapter
     from .growth.bootstrap import bootstrap_from_pretrained
     from .growth.config import GrowthConfig
+    from .growth.merging import merge_adapter
     from .growth.operators import OPERATORS
+    from .growth.optimizer_state import grow_optimizer_state
     from .growth.stream import grow_checkpoint
     from .growth.verify import verify_growth
     from .laws.evidence import compare_forms
@@ -33,9 +36,12 @@ _HOMES = {
     "ScalingPoint": "records",
     "bootstrap_from_pretrained": "growth.bootstrap",
     "compare_forms": "laws.evidence",
+    "grow_adapter": "growth.adapters",
     "grow_checkpoint": "growth.stream",
     "make_budget": "advise.candidates",
     "plan_reuse": "advise.reuse",
+    "grow_optimizer_state": "growth.optimizer_state",
+    "merge_adapter": "growth.merging",
     "verify_growth": "growth.verify",
 }
 
@@ -48,8 +54,11 @@ __all__ = [
     "ScalingPoint",
     "bootstrap_from_pretrained",
     "compare_forms",
+    "grow_adapter",
     "grow_checkpoint",
+    "grow_optimizer_state",
     "make_budget",
+    "merge_adapter",
     "plan_reuse",
     "verify_growth",
 ]

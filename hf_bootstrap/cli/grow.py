@@ -61,20 +61,31 @@ def grow(
         "dtype": dtype,
     }
     config = _config({name: value for name, value in asked.items() if value is not None}, recipe)
-    options: dict[str, Any] = {
-        "revision": revision,
-        "trust_remote_code": trust_remote_code,
-        "allow_pickle": allow_pickle,
-    }
+    options = dict[str, Any](revision=revision, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
     if plan:
         _show_plan(source, target, config, max_shard_size, options, as_json)
         return
+    options |= {"max_shard_size": max_shard_size, "overwrite": overwrite}
+    _grow(source, target, config, options, (adapter, merge_adapter), optimizer, as_json)
+
+
+def _grow(
+    source: Path,
+    target: Path,
+    config: Any,
+    options: dict[str, Any],
+    adapter: tuple[Path | None, bool],
+    optimizer: str,
+    as_json: bool,
+) -> None:
+    """Grow the model and what travels with it, and say what was done; `adapter`: its folder, whether to merge it."""
     from ..growth.stream import grow_checkpoint
 
+    folder, merge = adapter
     _check_optimizer(source, optimizer)
-    base = source if adapter is None else _with_adapter(source, target, adapter, merge=merge_adapter)
-    report = grow_checkpoint(base, target, config, max_shard_size=max_shard_size, overwrite=overwrite, **options)
-    more = _companions(source, target, config, None if merge_adapter else adapter, optimizer)
+    base = source if folder is None else _with_adapter(source, target, folder, merge=merge)
+    report = grow_checkpoint(base, target, config, **options)
+    more = _companions(source, target, config, None if merge else folder, optimizer)
     if as_json:
         typer.echo(json.dumps({**report.to_dict(), **{name: part.to_dict() for name, part in more.items()}}, indent=2))
     else:

@@ -170,6 +170,11 @@ class GrowthConfig:
     def _factor(self, name: str, old: int, wanted: int) -> int | Fraction:
         if wanted < old:
             raise GrowthError(f"{name} cannot go from {old:,} to {wanted:,}: growth takes nothing away.")
+        if wanted > LARGEST_FACTOR * old:
+            raise GrowthError(
+                f"{name} cannot go from {old:,} to {wanted:,}: one growth goes up to {LARGEST_FACTOR:,} times a size. "
+                f"The largest is {LARGEST_FACTOR * old:,}."
+            )
         if wanted % old == 0:
             return wanted // old
         if self.width_method == "zero_pad":

@@ -1,8 +1,9 @@
 """`GrowthJob`: a growth on disk worked out in full before a byte is written; carrying it out is for `stream`."""
 
+import functools
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -100,8 +101,9 @@ def prepare_growth(
     shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()}
     tensors = StoredTensors(checkpoint=checkpoint, parts=layout.parts, entries=match.entries, shapes=shapes)
     recipes = {recipe.target: recipe for recipe in plan.recipes}
+    dtype_of = functools.cache(tensors.dtype)  # one look for each tensor, and not for each of its hundreds of experts
     shards = lay_out(
-        ((name, _dtype(name, target, recipes, tensors), shape) for name, shape in target.shapes.items()), limit
+        ((name, _dtype(name, target, recipes, dtype_of), shape) for name, shape in target.shapes.items()), limit
     )
     carried, left_behind = _other_files(checkpoint)
     return GrowthJob(
@@ -127,9 +129,9 @@ def _open_weights(folder: Path, allow_pickle: bool) -> Checkpoint:
     return open_checkpoint(folder)
 
 
-def _dtype(stored: str, target: HubLayout, recipes: Mapping[str, Recipe], source: StoredTensors) -> str:
+def _dtype(stored: str, target: HubLayout, recipes: Mapping[str, Recipe], dtype_of: Callable[[str], str]) -> str:
     made = [recipes[part.tensor] for part in target.stored[stored]]
-    found = {_stored_dtype(recipe, source.dtype(recipe.source)) for recipe in made}
+    found = {_stored_dtype(recipe, dtype_of(recipe.source)) for recipe in made}
     if len(found) > 1:
         raise GrowthError(
             f"{stored} is made of tensors of different dtypes ({', '.join(sorted(found))}). Convert them to one first."

@@ -40,7 +40,7 @@ def probe_ids(folder: Path, config: PreTrainedConfig, text: str | Sequence[int] 
         GrowthError: text is given and there is no tokenizer, or there are fewer than two tokens.
     """
     if text is not None and not isinstance(text, str):
-        return as_ids(text), "the given text"
+        return as_ids(text, config), "the given text"
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         ids = list(tokenizer(BUILT_IN if text is None else text)["input_ids"])
@@ -51,7 +51,7 @@ def probe_ids(folder: Path, config: PreTrainedConfig, text: str | Sequence[int] 
     longest = min(_LONGEST, getattr(config.get_text_config(), "max_position_embeddings", None) or _LONGEST)
     if text is None and (len(ids) < 2 or max(ids) >= config.get_text_config().vocab_size):
         return random_ids(config), "random tokens"
-    return as_ids(ids[:longest]), "the built-in text" if text is None else "the given text"
+    return as_ids(ids[:longest], config), "the built-in text" if text is None else "the given text"
 
 
 def random_ids(config: PreTrainedConfig) -> Tensor:
@@ -62,14 +62,20 @@ def random_ids(config: PreTrainedConfig) -> Tensor:
     return torch.randint(text.vocab_size, (_RANDOM[0], min(_RANDOM[1], longest)), generator=generator)
 
 
-def as_ids(text_ids: Tensor | Sequence[int]) -> Tensor:
+def as_ids(text_ids: Tensor | Sequence[int], config: PreTrainedConfig) -> Tensor:
     """(sequences, tokens) of (tokens,) or (sequences, tokens).
 
     Raises:
-        GrowthError: another shape, or fewer than two tokens.
+        GrowthError: another shape, fewer than two tokens, or a token the model has not.
     """
     ids = torch.as_tensor(text_ids, dtype=torch.long)
     ids = ids.reshape(1, -1) if ids.dim() == 1 else ids
     if ids.dim() != 2 or ids.shape[1] < 2:
         raise GrowthError(f"text_ids has shape {list(ids.shape)}; give (tokens,) or (sequences, tokens), two or more.")
+    vocabulary = config.get_text_config().vocab_size
+    if not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary:
+        raise GrowthError(
+            f"The source model cannot read the text: its tokens go from {int(ids.min())} to {int(ids.max())}, and the "
+            f"model has {vocabulary:,}. Use the model's own tokenizer."
+        )
     return ids

@@ -149,30 +149,19 @@ def conclude(
         plan: of the growth.
         drift, reach: None where they were not measured; `notes` says why.
         allowed: the drift that rounding explains, where the method keeps the function; None where it does not.
-        tensors, weight_error, wrong, copies_differ, finite, ties_kept, hashes_match, n_tokens, text, precision, notes:
-            as in `VerifyReport`.
+        tensors and all others: as in `VerifyReport`.
     """
     same_weights = not wrong if plan.growth.grows_width else weight_error == 0
     same_function = drift is None or allowed is None or drift.relative <= allowed
     finite = finite and (drift is None or drift.finite)
-    kept = (
-        finite,
-        ties_kept,
-        same_function,
-        same_weights or not plan.growth.shares_add_up,
-        hashes_match is not False,
-        reach is None or not reach.missing,
-    )
+    trains = reach is None or not reach.missing
+    adds_up = same_weights or not plan.growth.shares_add_up
+    kept = (finite, ties_kept, same_function, adds_up, hashes_match is not False, trains)
     idle = 0 if reach is None else reach.idle
     return VerifyReport(
         keeps_function=plan.growth.keeps_function,
         passed=all(kept),
-        logit_drift=None if drift is None else drift.relative,
         tolerance=allowed,
-        max_logit_difference=None if drift is None else drift.absolute,
-        kl=None if drift is None else drift.kl,
-        loss_before=None if drift is None else drift.loss_before,
-        loss_after=None if drift is None else drift.loss_after,
         n_tokens=n_tokens,
         text=text,
         precision=precision,
@@ -181,14 +170,37 @@ def conclude(
         finite=finite,
         ties_kept=ties_kept,
         copies_differ=copies_differ,
-        gradient_reach=None if reach is None else not reach.missing,
-        no_gradient=() if reach is None else reach.missing[:5],
-        gradient_waits=0 if reach is None else reach.waiting,
         hashes_match=hashes_match,
         tensors=tensors,
+        **_of_logits(drift),
+        **_of_gradients(reach),
         notes=(
             *notes,
             *(f"the function is kept nearly, not exactly: {why}" for why in plan.deviations),
             *((f"{idle:,} tensors get no gradient on this text in the source either",) if idle else ()),
         ),
     )
+
+
+def _of_logits(drift: Drift | None) -> dict[str, Any]:
+    """The report's fields on logits and loss."""
+    if drift is None:
+        return {}
+    return {
+        "logit_drift": drift.relative,
+        "max_logit_difference": drift.absolute,
+        "kl": drift.kl,
+        "loss_before": drift.loss_before,
+        "loss_after": drift.loss_after,
+    }
+
+
+def _of_gradients(reach: GradientReach | None) -> dict[str, Any]:
+    """The report's fields on gradients."""
+    if reach is None:
+        return {}
+    return {
+        "gradient_reach": not reach.missing,
+        "no_gradient": reach.missing[:5],
+        "gradient_waits": reach.waiting,
+    }

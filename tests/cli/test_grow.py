@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 
 import pytest
@@ -12,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from hf_bootstrap.cli.main import app
+from hf_bootstrap.cli.main import app, main
 from hf_bootstrap.errors import GrowthError, StoreError
 
 from ..growth.models import tiny
@@ -74,21 +73,17 @@ def test_a_recipe_runs_no_code(base, tmp_path):
         run("grow", base, tmp_path / "grown", "--recipe", tmp_path / "growth.yaml")
 
 
-def test_a_mistake_is_one_sentence_and_code_1(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "hf_bootstrap.cli.main",
-        "grow",
-        str(tmp_path / "no"),
-        str(tmp_path / "x"),
-        "--width",
-        "2",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "is not a folder" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_mistake_is_one_sentence_and_code_1(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        sys, "argv", ["hf-bootstrap", "grow", str(tmp_path / "no"), str(tmp_path / "x"), "--width", "2"]
+    )
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert said.startswith("Error: ")
+    assert "is not a folder" in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.filterwarnings("ignore:.*save_embedding_layers")

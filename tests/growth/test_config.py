@@ -158,6 +158,8 @@ def test_each_size_can_be_said_by_itself():
     [
         ({"hidden_size": 100}, "Nearest are 96 and 144"),
         ({"hidden_size": 10}, "growth takes nothing away"),
+        ({"hidden_size": 48 * 1025}, "largest is 49,152"),
+        ({"intermediate_size": 10**9, "width_method": "zero_pad"}, "largest is 40,960"),
         ({"num_attention_heads": 4, "num_key_value_heads": 8}, "multiple of 8"),
     ],
 )

@@ -1,13 +1,16 @@
 """Adam's state after growth, held to the state Adam has when it trains the grown model on the same data."""
 
+import shutil
+
 import pytest
 import torch
-from transformers import Trainer
+from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from hf_bootstrap.errors import CorruptFileError, GrowthError, StoreError, UnsupportedModelError
 from hf_bootstrap.growth.bootstrap import bootstrap_from_pretrained
 from hf_bootstrap.growth.config import GrowthConfig
 from hf_bootstrap.growth.optimizer_state import OPTIMIZER_FILE, grow_optimizer_state
+from hf_bootstrap.growth.stream import grow_checkpoint
 
 from .models import SIZES, tiny
 
@@ -134,6 +137,47 @@ def test_a_reset_writes_nothing(tmp_path):
     assert report.file is None
     assert "fresh moments" in str(report)
     assert list(tmp_path.iterdir()) == []
+
+
+class Blocks(torch.utils.data.Dataset):
+    """The same 16 blocks of random tokens in every process."""
+
+    def __len__(self):
+        return 16
+
+    def __getitem__(self, number):
+        ids = torch.randint(3, 97, (16,), generator=torch.Generator().manual_seed(number))
+        return {"input_ids": ids, "labels": ids}
+
+
+def run_of(model, folder, steps, resume=None):
+    """(losses by step, the optimizer's state) of a run of the Trainer."""
+    arguments = TrainingArguments(
+        output_dir=str(folder), max_steps=steps, save_steps=2, logging_steps=1, per_device_train_batch_size=2,
+        learning_rate=1e-3, lr_scheduler_type="constant", max_grad_norm=0, report_to=[], use_cpu=True,
+        disable_tqdm=True,
+    )  # fmt: skip
+    trainer = Trainer(model=model, args=arguments, train_dataset=Blocks())
+    trainer.train(resume_from_checkpoint=resume)
+    losses = {entry["step"]: entry["loss"] for entry in trainer.state.log_history if "loss" in entry}
+    return losses, trainer.optimizer.state_dict()
+
+
+def test_a_run_of_the_trainer_goes_on_with_the_grown_model_and_its_grown_state(tmp_path):
+    source = tiny("llama", num_key_value_heads=SIZES["num_attention_heads"])
+    expected, theirs = run_of(source, tmp_path / "base", 4)
+    growth = GrowthConfig(width=2, width_method="clone")
+    checkpoint, grown = tmp_path / "base/checkpoint-2", tmp_path / "grown"
+    grow_checkpoint(checkpoint, grown, growth)
+    assert grow_optimizer_state(checkpoint, grown, growth, how="grow").approximate == 0
+    for name in ("trainer_state.json", "scheduler.pt", "rng_state.pth"):  # the position in the run, for those who go on
+        shutil.copy(checkpoint / name, grown / name)
+    wide = AutoModelForCausalLM.from_pretrained(grown, dtype=source.dtype)
+    losses, state = run_of(wide, tmp_path / "more", 4, resume=str(grown))
+    # Step 3 sees the same text with the same function; after it the rate of the copies differs (growth.learning_rate).
+    assert losses[3] == pytest.approx(expected[3], rel=1e-4)
+    assert all(moments["step"] == 4 for moments in state["state"].values())
+    assert len(state["state"]) == len(theirs["state"])
 
 
 class Evil:
