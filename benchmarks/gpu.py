@@ -59,14 +59,15 @@ class Clock(TrainerCallback):
         return statistics.median(b - a for a, b in itertools.pairwise(self.begun[len(self.begun) // 3 :]))
 
 
-def blocks():
-    """Random tokens: speed does not depend on them, and two runs read the same."""
+def blocks(isolated):
+    """Random tokens: speed does not depend on them, and two runs read the same. Kept apart, a block has 8 documents."""
     chance = torch.Generator().manual_seed(0)
     ids = torch.randint(0, SHAPE["vocab_size"], (BATCH * STEPS, LENGTH), generator=chance)
-    return [{"input_ids": row, "labels": row} for row in ids]
+    apart = {"position_ids": torch.arange(LENGTH // 8).repeat(8)} if isolated else {}
+    return [{"input_ids": row, "labels": row, **apart} for row in ids]
 
 
-def train(attention, compiled):
+def train(attention, compiled, isolated):
     """(tokens a second, FLOPs a token, loss of every step)."""
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(**SHAPE, max_position_embeddings=LENGTH, attn_implementation=attention))
@@ -77,7 +78,7 @@ def train(attention, compiled):
         train_sampling_strategy="sequential", learning_rate=1e-4,
     )  # fmt: skip
     clock = Clock()
-    trainer = Trainer(model=model, args=args, train_dataset=blocks(), callbacks=[clock])
+    trainer = Trainer(model=model, args=args, train_dataset=blocks(isolated), callbacks=[clock])
     trainer.callback_handler.callbacks = [
         c for c in trainer.callback_handler.callbacks if type(c).__name__ != "PrinterCallback"
     ]
@@ -105,11 +106,14 @@ def main():
     parser.add_argument("--out", help="a Markdown file for the table")
     parser.add_argument("--seconds", type=float, default=480, help="begin no further variant after this time")
     asked = parser.parse_args()
-    best = choose_attention(dtype=torch.bfloat16)
-    variants = [("plain Trainer: sdpa", "sdpa", False), ("sdpa, compiled", "sdpa", True)] if HAS_GPU else [
-        ("plain Trainer: sdpa", "sdpa", False), ("eager", "eager", False)]  # fmt: skip
+    best, apart = (choose_attention(dtype=torch.bfloat16, isolated=isolated) for isolated in (False, True))
+    variants = [("plain Trainer: sdpa", "sdpa", False, False)]
+    variants += [("sdpa, compiled", "sdpa", True, False)] if HAS_GPU else [("eager", "eager", False, False)]
     if best.name != "sdpa":
-        variants += [(best.name, best.name, False), (f"{best.name}, compiled", best.name, True)]
+        variants += [(best.name, best.name, False, False), (f"{best.name}, compiled", best.name, True, False)]
+    variants += [("documents apart: sdpa", "sdpa", False, True)]
+    if apart.name != "sdpa":
+        variants += [(f"documents apart: {apart.name}", apart.name, False, True)]
     rate, peak, began = matmul_rate(), peak_flops(), time.monotonic()
     device = torch.cuda.get_device_name() if HAS_GPU else "CPU, tiny model: shows that the script works, and no speed"
     chosen = f"attention chosen: {best.name} ({best.reason})"
@@ -118,17 +122,17 @@ def main():
         "| variant | tokens/s | against the first | MFU of the measured rate | MFU of the data sheet | loss apart |"
     ]
     lines += ["|---|---|---|---|---|---|"]
-    first = None
-    for name, attention, compiled in variants:
+    first = {}  # of those that keep documents apart, and of the others: their losses are not the same
+    for name, attention, compiled, isolated in variants:
         if time.monotonic() - began > asked.seconds:
             lines.append(f"| {name} | not run: {asked.seconds:.0f} s were over | | | | |")
             continue
-        speed, per_token, losses = train(attention, compiled)
-        first = first or (speed, losses)
-        apart = max(abs(a - b) for a, b in zip(losses, first[1], strict=True))
+        speed, per_token, losses = train(attention, compiled, isolated)
+        first.setdefault(isolated, (speed, losses))
+        differ = max(abs(a - b) for a, b in zip(losses, first[isolated][1], strict=True))
         sheet = f"{speed * per_token / peak:.0%}" if peak else "not known"
-        shares = f"{speed / first[0]:.2f}x | {speed * per_token / rate:.0%} | {sheet}"
-        lines.append(f"| {name} | {speed:,.0f} | {shares} | {apart:.1e} |")
+        shares = f"{speed / first[False][0]:.2f}x | {speed * per_token / rate:.0%} | {sheet}"
+        lines.append(f"| {name} | {speed:,.0f} | {shares} | {differ:.1e} |")
     if asked.out:
         Path(asked.out).write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))

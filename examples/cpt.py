@@ -97,7 +97,8 @@ def main() -> None:
         added = change_vocabulary(base, data.load_tokenizer(given.model_name_or_path), tokenizer)
         print(f"Another tokenizer, {added:,} tokens are new: compare and fit bits_per_byte, not loss.")
     model = bootstrap_from_pretrained(base, growth)
-    kernel = attention.choose_attention(dtype=None if args.bf16 or args.fp16 else model.dtype)
+    dtype = None if args.bf16 or args.fp16 else model.dtype
+    kernel = attention.choose_attention(dtype=dtype, isolated=given.isolate_documents)
     model.set_attn_implementation(kernel.name)
     if given.isolate_documents:
         check_isolation(model)

@@ -78,6 +78,8 @@ def _say(here: Any, before: bool, as_json: bool) -> None:
     how = "was done before" if before else "is done"
     end = f": loss {last.loss:.4f} at {last.tokens:,} tokens" if last else ""
     typer.echo(f"Run {here.path.name} {how}{end}. Points: {here.points_file}")
+    if last and not before:
+        typer.echo(f"Attention: {last.attention} ({last.attention_reason or 'asked for'})")
 
 
 def _rank() -> int:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
+from . import varlen
+
 __all__ = ["Attention", "choose_attention"]
 
 
@@ -16,16 +18,24 @@ class Attention:
     reason: str
 
 
-def choose_attention(asked: str | None = None, *, dtype: torch.dtype | None = None) -> Attention:
-    """Take what was asked for, else the newest FlashAttention package that this GPU can run, else PyTorch's sdpa.
+def choose_attention(
+    asked: str | None = None, *, dtype: torch.dtype | None = None, isolated: bool = False
+) -> Attention:
+    """Take what was asked for, else the newest FlashAttention package that this GPU can run, else PyTorch's own.
+
+    PyTorch's own flash kernel runs inside sdpa as long as there is no mask. Documents that are kept apart need one, so
+    for them the kernel is called with where they begin (`varlen`).
 
     Args:
         asked: a value of transformers' `attn_implementation`.
         dtype: of the computation; FlashAttention knows no float32. None when not known, and then it is not asked.
+        isolated: whether packed documents are kept apart by `position_ids`.
 
     Returns:
         The choice; where a package was passed over, the reason says which and why.
     """
+    if asked == varlen.TORCH_VARLEN:
+        varlen.register()
     if asked is not None:
         return Attention(name=asked, reason="asked for")
     if not torch.cuda.is_available():
@@ -45,9 +55,16 @@ def choose_attention(asked: str | None = None, *, dtype: torch.dtype | None = No
             return Attention(
                 name=name, reason="; ".join(["the newest that is installed and runs on this GPU", *passed])
             )
-    return Attention(
-        name="sdpa", reason=f"{'; '.join(passed)}; sdpa has PyTorch's own flash kernel for blocks without a mask"
-    )
+    if not isolated:
+        passed.append("sdpa has PyTorch's own flash kernel for blocks without a mask")
+    elif capability >= (8, 0) and varlen.is_available():
+        varlen.register()
+        passed.append("PyTorch's own flash kernel over documents, for sdpa would need a mask and lose it")
+        return Attention(name=varlen.TORCH_VARLEN, reason="; ".join(passed))
+    else:
+        passed.append("sdpa with a mask for the documents, which is slower: PyTorch's kernel over documents needs "
+                      "PyTorch 2.13 and compute capability 8.0")  # fmt: skip
+    return Attention(name="sdpa", reason="; ".join(passed))
 
 
 def _packages() -> list[tuple[str, tuple[int, int], Callable[[], bool]]]:

@@ -292,8 +292,12 @@ class ScalingCallback(TrainerCallback):
             record["schedule"] = str(self.schedule)
             if record["base_tokens"] and "rewarm_tokens" not in given:
                 record["rewarm_tokens"] = self.schedule.warmup_tokens
-        if record["base_tokens"] and hasattr(train, "point_facts"):
-            record.setdefault("replay_ratio", 0.0)
+        if hasattr(train, "point_facts"):
+            # Every block trains as many tokens, so the batch is known before the first step.
+            blocks = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+            record.setdefault("batch_tokens", blocks * train.point_facts["sequence_length"])
+            if record["base_tokens"]:
+                record.setdefault("replay_ratio", 0.0)
         self._record = record
 
     def _phase(self, state: TrainerState, tokens: int) -> str:

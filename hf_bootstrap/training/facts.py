@@ -32,10 +32,12 @@ def data_facts(train: Any, evals: Mapping[str, Any]) -> dict[str, Any]:
         evals: the evaluation sets, the primary one first.
     """
     facts: dict[str, Any] = dict(getattr(train, "point_facts", {}))
-    first = getattr(next(iter(evals.values())), "point_facts", None)
-    if first is not None:
-        facts["hashes"] = {**facts.get("hashes", {}), "eval_set": first["hashes"]["data"]}
-    return facts
+    hashes = dict(facts.get("hashes", {}))
+    for place, (name, data) in enumerate(evals.items()):
+        known = getattr(data, "point_facts", None)
+        if known is not None:
+            hashes[f"eval_set/{name}" if place else "eval_set"] = known["hashes"]["data"]
+    return {**facts, "hashes": hashes} if hashes else facts
 
 
 def model_facts(args: TrainingArguments, model: Any, size: ModelSize, sequence_length: int | None) -> dict[str, Any]:

@@ -2,8 +2,15 @@
 
 import pytest
 import torch
+from torch.nn.attention import varlen as kernels
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from hf_bootstrap.training import attention
+from hf_bootstrap.errors import TrainingError
+from hf_bootstrap.training import attention, varlen
+from hf_bootstrap.training.isolation import check_isolation, leak
+
+from .conftest import MODEL
 
 
 def machine(monkeypatch, capability, installed):
@@ -42,3 +49,88 @@ def test_an_old_gpu_and_float32_are_named_as_the_reason(monkeypatch):
 def test_without_a_gpu_it_is_sdpa_and_what_is_asked_for_is_taken():
     assert attention.choose_attention().name == "sdpa"
     assert attention.choose_attention("eager").reason == "asked for"
+
+
+@pytest.mark.parametrize(
+    ("capability", "installed", "chosen"),
+    [((9, 0), set(), "torch_varlen"), ((9, 0), {3}, "flash_attention_3"), ((7, 5), set(), "sdpa")],
+)
+def test_documents_kept_apart_take_the_kernel_that_needs_no_mask(monkeypatch, capability, installed, chosen):
+    machine(monkeypatch, capability, installed)
+    found = attention.choose_attention(isolated=True)
+    assert found.name == chosen
+    assert ("slower" in found.reason) == (chosen == "sdpa")
+    assert attention.choose_attention(isolated=False).name in (chosen, "sdpa")
+
+
+def one_document_at_a_time(q, k, v, cu_q, cu_k, max_q, max_k, *, scale, window_size, enable_gqa):
+    """The kernel's documentation, carried out with sdpa; PyTorch has none for a CPU."""
+    assert window_size[1] == 0
+    assert cu_q.dtype == torch.int32
+    assert max_q == cu_q.diff().max()
+    assert cu_q[0] == 0
+    assert cu_q[-1] == len(q)
+    parts = []
+    for begin, end in zip(cu_q.tolist()[:-1], cu_q.tolist()[1:], strict=True):
+        here = torch.arange(end - begin)
+        seen = here[:, None] >= here
+        if window_size[0] >= 0:
+            seen &= here[:, None] - here <= window_size[0]
+        states = (x[begin:end].transpose(0, 1)[None] for x in (q, k, v))
+        found = scaled_dot_product_attention(*states, attn_mask=seen, scale=scale, enable_gqa=enable_gqa)
+        parts.append(found[0].transpose(0, 1))
+    return torch.cat(parts)
+
+
+def two_models(monkeypatch, **changes):
+    monkeypatch.setattr(kernels, "varlen_attn", one_document_at_a_time)
+    varlen.register()
+    config = {k: v for k, v in MODEL.items() if k != "model_type"} | changes
+    ours, theirs = (
+        LlamaForCausalLM(LlamaConfig(**config, attn_implementation=name)).eval() for name in ("torch_varlen", "sdpa")
+    )
+    ours.load_state_dict(theirs.state_dict())
+    return ours, theirs
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2])
+def test_attention_over_documents_is_that_of_sdpa_with_a_mask(monkeypatch, kv_heads):
+    ours, theirs = two_models(monkeypatch, num_key_value_heads=kv_heads)
+    chance = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, 300, (2, 20), generator=chance)
+    positions = torch.cat([torch.arange(7), torch.arange(13), torch.arange(3, 13), torch.arange(10)]).view(2, 20)
+    for given in ({"position_ids": positions}, {"position_ids": positions.flip(0)}, {}):
+        logits = [model(input_ids=ids, use_cache=False, **given).logits for model in (ours, theirs)]
+        torch.testing.assert_close(*logits, rtol=0, atol=1e-5)
+    assert leak(ours) < 1e-6
+    check_isolation(ours)
+
+
+def test_padding_is_left_out_and_gradients_flow(monkeypatch):
+    ours, theirs = two_models(monkeypatch)
+    ids = torch.arange(24).view(2, 12)
+    mask = torch.ones_like(ids)
+    mask[1, 8:] = 0
+    losses = [
+        model(input_ids=ids, attention_mask=mask, labels=ids.where(mask > 0, -100)).loss for model in (ours, theirs)
+    ]
+    torch.testing.assert_close(*losses)
+    for loss in losses:
+        loss.backward()
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, other.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_a_position_tensor_that_is_written_over_is_read_again(monkeypatch):
+    ours, theirs = two_models(monkeypatch)
+    ids, positions = torch.arange(12)[None], torch.arange(12)[None].clone()
+    ours(input_ids=ids, position_ids=positions, use_cache=False)
+    positions[0, 5:] -= 5
+    logits = [model(input_ids=ids, position_ids=positions, use_cache=False).logits for model in (ours, theirs)]
+    torch.testing.assert_close(*logits, rtol=0, atol=1e-5)
+
+
+def test_what_the_kernel_cannot_do_is_refused(monkeypatch):
+    ours, _ = two_models(monkeypatch, attention_dropout=0.1)
+    with pytest.raises(TrainingError, match="no dropout"):
+        ours.train()(input_ids=torch.arange(6)[None], use_cache=False)

@@ -153,15 +153,18 @@ def test_each_evaluation_of_the_trainer_is_a_point(model, study, tmp_path):
     [
         ({"learning_rate": 1e-4}, r"peak_lr 0.001, and it is 0.0001"),
         ({"seed": 7}, "seed 42, and it is 7"),
-        ({"per_device_train_batch_size": 4}, None),
+        ({"per_device_train_batch_size": 4}, "batch_tokens 32, and it is 64"),
+        ({"gradient_accumulation_steps": 3}, "batch_tokens 32, and it is 96"),
     ],
 )
 def test_a_run_that_is_trained_otherwise_does_not_go_on_in_the_same_file(model, study, tmp_path, change, message):
-    given = {"batch_tokens": 32} if message is None else {}
-    trainer(model, study, tmp_path, callback(study, **given)).train()
-    given = {"batch_tokens": 64} if message is None else {}
-    with pytest.raises(TrainingError, match=message or "batch_tokens 32, and it is 64"):
-        trainer(model, study, tmp_path, callback(study, **given), **change).train()
+    trainer(model, study, tmp_path, callback(study)).train()
+    seen = []
+    model.register_forward_pre_hook(lambda *_: seen.append(1))
+    for resume in (None, str(tmp_path / "checkpoint-4")):
+        with pytest.raises(TrainingError, match=message):
+            trainer(model, study, tmp_path, callback(study), **change).train(resume_from_checkpoint=resume)
+    assert not seen, "nothing was computed"
 
 
 def test_another_text_in_the_same_folder_is_refused(model, study, tmp_path):
@@ -170,6 +173,27 @@ def test_another_text_in_the_same_folder_is_refused(model, study, tmp_path):
     other.train_dataset = PackedBlocks(study / "held.safetensors", 16)
     with pytest.raises(TrainingError, match="hash of data"):
         other.train()
+
+
+def test_every_held_out_text_has_its_hash_and_may_not_change(model, study, tmp_path):
+    def measure(second):
+        sets = {name: PackedBlocks(study / f"{name}.safetensors", 16, keep_tail=True) for name in ("held", second)}
+        return ScalingCallback(dict(zip(("held", "base"), sets.values(), strict=True)), base_tokens=0, marks=[])
+
+    trainer(model, study, tmp_path, measure("train"), max_steps=2).train()
+    hashes = points(tmp_path)[0].hashes
+    assert set(hashes) == {"data", "tokenizer", "eval_set", "eval_set/base"}
+    assert hashes["eval_set/base"] == hashes["data"] != hashes["eval_set"]
+    changed = measure("train")
+    changed.eval_datasets["base"] = changed.eval_datasets["held"]
+    with pytest.raises(TrainingError, match="hash of eval_set/base"):
+        trainer(model, study, tmp_path, changed, max_steps=2).train()
+
+
+def test_another_tokenizer_in_the_same_folder_is_refused(model, study, tmp_path):
+    trainer(model, study, tmp_path, callback(study, hashes={"tokenizer": "a"})).train()
+    with pytest.raises(TrainingError, match="hash of tokenizer a, and it is b"):
+        trainer(model, study, tmp_path, callback(study, hashes={"tokenizer": "b"})).train()
 
 
 def test_data_that_does_not_fit_is_refused_before_a_step(model, study, tmp_path):
