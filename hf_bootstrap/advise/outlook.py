@@ -129,7 +129,7 @@ def _reasons_against(candidate: Candidate, base: BaseTokens, law: ScalingLaw) ->
     """Why a law cannot speak of this candidate; empty where it can."""
     found, fitted = [], law.fitted
     if not fitted.ranges:
-        return ["its data are not here, so whether size, tokens and text are those it was fitted to cannot be checked."]
+        return ["Its data are not here, so whether size, tokens and text are those it was fitted to cannot be checked."]
     size = candidate.n_params_non_embedding or 0
     asked = {
         "base_tokens": (float(base.low), float(base.high)),
@@ -150,7 +150,7 @@ def _reasons_against(candidate: Candidate, base: BaseTokens, law: ScalingLaw) ->
         ends = [format_count(n) for n in (min(known), max(known))]
         spread = ends[0] if ends[0] == ends[1] else " to ".join(ends)
         found.append(
-            f"it was fitted to models of {spread} non-embedding parameters and reads no size; this one has "
+            f"It was fitted to models of {spread} non-embedding parameters and reads no size; this one has "
             f"{format_count(size)}."
         )
     return found
