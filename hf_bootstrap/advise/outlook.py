@@ -14,7 +14,7 @@ from ..units import format_count
 from .base_tokens import BaseTokens
 from .candidates import Candidate
 
-__all__ = ["Loss", "Outlook", "law_method", "look_ahead"]
+__all__ = ["Loss", "Outlook", "law_method", "look_ahead", "spell_chance"]
 
 _SIZE = 2.0  # a law without a term for size answers for models up to this factor from those it was fitted to
 
@@ -79,6 +79,12 @@ def law_method(law: ScalingLaw) -> str | None:
         return None
     reused = {str(m) for m, fresh in zip(law.points_.method, law.points_.from_scratch, strict=True) if not fresh}
     return reused.pop() if len(reused) == 1 else None
+
+
+def spell_chance(chance: tuple[float, float]) -> str:
+    """A range of probabilities in words; draws that all agree make no certainty."""
+    ends = [">0.99" if x > 0.99 else "<0.01" if x < 0.01 else f"{x:.2f}" for x in chance]
+    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
 
 
 def look_ahead(
