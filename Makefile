@@ -9,10 +9,11 @@ QUIET := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false MPLBACK
 # By files, because the tests of one share what is dear to set up; in order, because the longest come early.
 PYTEST := $(QUIET) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo docs test test-docs test-all test-hub1 check bench architectures cards clean reproduce
+.PHONY: help install demo docs test test-docs test-all test-hub1 check bench architectures cards clean reproduce
 .DELETE_ON_ERROR:
 
 help:
+	@echo "make install    into .venv, minutes; every other target does it too when it is needed"
 	@echo "make demo       the whole story on text of this machine, about ten minutes: demo-out/report.html"
 	@echo "make reproduce CORPORA=DIR  the test of the paper in miniature, hours: reproduction-out/report.html"
 	@echo "make docs       the documentation as pages: build/site/index.html"
@@ -24,6 +25,9 @@ help:
 	@echo "make architectures  grow every causal language model transformers knows, ten minutes: docs/architectures.md"
 	@echo "make cards      the cards in model_cards/, from published coefficients and the demo's points"
 	@echo "make clean      remove .venv, caches and build folders; results stay"
+
+install: .venv/installed
+	@echo "Installed into .venv. Next: . .venv/bin/activate && hf-bootstrap --help"
 
 demo: .venv/installed
 	$(BIN)/hf-bootstrap demo --out demo-out

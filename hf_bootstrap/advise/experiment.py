@@ -19,6 +19,7 @@ from .candidates import Candidate
 __all__ = ["Experiment", "design_experiment"]
 
 _SHARES = (1 / 128, 1 / 64, 1 / 32, 1 / 16)  # of the budget: four marks, 1.2 decades below it
+_STEPS = 200  # of the shortest mark: fewer, and its loss says more of warm-up and decay than of tokens
 _DECAY = 0.2  # of each mark, as `TrainingConfig` has it: what marks that share a trunk do not share
 _NO_PART = ("id2label", "label2id", "hf_bootstrap", "transformers_version")  # of a model to train from scratch
 _PROSE = """\
@@ -101,8 +102,7 @@ def design_experiment(model: str, base: BaseTokens | None, candidates: Sequence[
         trained = int((1 - _DECAY) * marks[-1] + _DECAY * sum(marks))
         tokens += 2 * trained
         costs.append(None if candidate.flops_per_token is None else 2 * trained * candidate.flops_per_token)
-    first = models[f"{useful[0].name}-model"]
-    block = min(2048, first.get("max_position_embeddings") or 2048)
+    training = _training(useful[0], min(mark for method in methods for mark in method["tokens"]))
     flops = None if None in costs else sum(cost for cost in costs if cost is not None)
     dearest = max((c.flops or 0 for c in useful), default=0)
     study = {
@@ -112,12 +112,7 @@ def design_experiment(model: str, base: BaseTokens | None, candidates: Sequence[
         "models": models,
         "bases": [{"text": "first", "checkpoints": [{"path": path, "tokens": middle}]}],
         "methods": methods,
-        "training": {
-            "peak_lr": 3.0e-4,
-            "batch_size": 8,
-            "sequence_length": block,
-            "dtype": first.get("dtype") or "float32",
-        },
+        "training": training,
         "seeds": [0],
     }
     StudyConfig.from_dict(study)  # what is handed out can be read
@@ -132,6 +127,23 @@ def design_experiment(model: str, base: BaseTokens | None, candidates: Sequence[
             "methods make it cheaper, and a second seed (as much again) says how far runs differ by chance."
         ),
     )
+
+
+def _training(candidate: Candidate, shortest: int) -> dict[str, Any]:
+    """Steps small enough that the shortest mark has some hundred of them, and warm-ups a tenth of those."""
+    config = candidate.config or {}
+    most = min(2048, config.get("max_position_embeddings") or 2048)
+    block = max(1, min(most, shortest // _STEPS))
+    batch = max(1, min(512, shortest // (_STEPS * block)))
+    steps = max(1, shortest // (block * batch))
+    return {
+        "peak_lr": 3.0e-4,
+        "batch_size": batch,
+        "sequence_length": block,
+        "warmup_steps": max(1, steps // 10),
+        "rewarm_steps": max(1, steps // 10),
+        "dtype": config.get("dtype") or "float32",
+    }
 
 
 def _stated(growth: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from ..units import format_count
 from .base_tokens import BaseTokens
 from .candidates import Candidate
 
-__all__ = ["Loss", "Outlook", "law_method", "look_ahead"]
+__all__ = ["Loss", "Outlook", "law_method", "look_ahead", "spell_chance"]
 
 _SIZE = 2.0  # a law without a term for size answers for models up to this factor from those it was fitted to
 
@@ -81,6 +81,12 @@ def law_method(law: ScalingLaw) -> str | None:
     return reused.pop() if len(reused) == 1 else None
 
 
+def spell_chance(chance: tuple[float, float]) -> str:
+    """A range of probabilities in words; draws that all agree make no certainty."""
+    ends = [">0.99" if x > 0.99 else "<0.01" if x < 0.01 else f"{x:.2f}" for x in chance]
+    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
+
+
 def look_ahead(
     candidate: Candidate,
     base: BaseTokens | None,
@@ -129,7 +135,7 @@ def _reasons_against(candidate: Candidate, base: BaseTokens, law: ScalingLaw) ->
     """Why a law cannot speak of this candidate; empty where it can."""
     found, fitted = [], law.fitted
     if not fitted.ranges:
-        return ["its data are not here, so whether size, tokens and text are those it was fitted to cannot be checked."]
+        return ["Its data are not here, so whether size, tokens and text are those it was fitted to cannot be checked."]
     size = candidate.n_params_non_embedding or 0
     asked = {
         "base_tokens": (float(base.low), float(base.high)),
@@ -150,7 +156,7 @@ def _reasons_against(candidate: Candidate, base: BaseTokens, law: ScalingLaw) ->
         ends = [format_count(n) for n in (min(known), max(known))]
         spread = ends[0] if ends[0] == ends[1] else " to ".join(ends)
         found.append(
-            f"it was fitted to models of {spread} non-embedding parameters and reads no size; this one has "
+            f"It was fitted to models of {spread} non-embedding parameters and reads no size; this one has "
             f"{format_count(size)}."
         )
     return found

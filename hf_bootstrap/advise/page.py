@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from ..units import format_bytes, format_count, format_duration
 from .base_tokens import KINDS
 from .candidates import Candidate
-from .outlook import Outlook
+from .outlook import Outlook, spell_chance
 
 if TYPE_CHECKING:
     from .reuse import ReusePlan
@@ -49,7 +49,7 @@ def reuse_page(plan: "ReusePlan") -> str:
     if plan.experiment is None:
         lines += _wrap("State the base's tokens and a budget that comes to tokens, and a study is laid out here.", "  ")
     else:
-        lines += _wrap(f"{plan.experiment} Write it with --emit-study FILE.", "  ")
+        lines += _wrap(str(plan.experiment), "  ")
     return "\n".join(lines)
 
 
@@ -78,9 +78,7 @@ def _outlook(found: Outlook) -> list[str]:
         if value is not None:
             lines.append(f"    {name:<13}{value}")
     if found.probability is not None:
-        low, high = found.probability
-        told = f"{low:.2f}" if round(low, 2) == round(high, 2) else f"{low:.2f} to {high:.2f}"
-        lines.append(f"    {'reuse wins':<13}with probability {told} at this budget")
+        lines.append(f"    {'reuse wins':<13}with probability {spell_chance(found.probability)} at this budget")
     for name, text in (("crossover", found.crossover), ("saturation", found.saturation)):
         lines += _wrap(text, f"    {name:<13}") if text else []
     for note in found.notes:

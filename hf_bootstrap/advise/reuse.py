@@ -16,7 +16,7 @@ from ..laws.law import ScalingLaw
 from .base_tokens import BaseTokens, find_base_tokens, read_base_tokens
 from .candidates import Budget, Candidate, base_config, make_candidates, named_growth
 from .experiment import Experiment, design_experiment
-from .outlook import Loss, Outlook, law_method, look_ahead
+from .outlook import Loss, Outlook, law_method, look_ahead, spell_chance
 from .page import reuse_page
 
 __all__ = ["DEFAULT_METHODS", "Recommendation", "ReusePlan", "plan_reuse"]
@@ -235,7 +235,7 @@ def _best(group: Sequence[Outlook]) -> Recommendation:
     gap = f"Expected {next_best.value - best.value:.4f} nats below {rival}"
     if chance is None:
         return Recommendation(choice=choice, rival=rival, probability=None, reason=f"{gap}; how surely is not known.")
-    told = f"{chance[0]:.2f}" if round(chance[0], 2) == round(chance[1], 2) else f"{chance[0]:.2f} to {chance[1]:.2f}"
+    told = spell_chance(chance)
     doubt = "" if chance[0] >= 0.9 else " That does not settle it: see the experiment."
     return Recommendation(
         choice=choice, rival=rival, probability=chance, reason=f"{gap}, with probability {told}.{doubt}"

@@ -23,6 +23,13 @@ class QuestionName(enum.StrEnum):
     COMPUTE_OPTIMAL = "compute-optimal"
 
 
+_UNITS = {
+    "crossover": "second-stage tokens",
+    "best-split": "base tokens",
+    "saturation": "base tokens",
+    "tokens-for": "tokens",
+    "compute-optimal": "parameters",
+}
 _COLUMNS = ("unique_tokens", "mixture_ratio")  # of the forms that read them
 # Question -> (options it needs, options it can use).
 _OPTIONS: dict[str, tuple[set[str], set[str]]] = {
@@ -86,8 +93,9 @@ def decide(
     if as_json:
         typer.echo(json.dumps({"question": question.value, **_plain(found)}, indent=2))
         return
-    head, *notes = str(found).split(". ", 1)
-    typer.echo(f"{head}." if notes else head)
+    head = str(found).split(". ", 1)[0].removesuffix(".")
+    is_count = found.value is not None and 0 < found.value < math.inf
+    typer.echo(f"{head} {_UNITS[question.value]}." if is_count else f"{head}.")
     for note in found.notes:
         typer.echo(f"- {note}")
 

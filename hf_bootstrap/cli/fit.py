@@ -1,6 +1,7 @@
 """`hf-bootstrap fit`: points in, a law out."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,7 @@ def fit(
     objective: Annotated[str, typer.Option(help="huber (robust) or lsq (least squares).")] = "huber",
     delta: Annotated[float, typer.Option(help="Where Huber's loss turns, in nats of log loss.")] = 1e-3,
     out: Annotated[Path | None, typer.Option(help="Folder for the law: law.json, points, card, figures.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the answer.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the summary.")] = False,
 ) -> None:
     """Fit a scaling law to points and print what is known of it.
@@ -31,6 +33,8 @@ def fit(
     from ..laws.law import ScalingLaw
 
     law = ScalingLaw(form, objective=objective, delta=delta)
+    if sys.stderr.isatty() and not quiet:
+        typer.echo("Fitting, and holding the result against laws without saturation: some seconds ...", err=True)
     law.fit(points, where=wanted_rows(where), columns=named_columns(columns), n_params_are=n_params_are)
     if out is not None:
         law.save_pretrained(out)

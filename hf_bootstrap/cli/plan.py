@@ -82,8 +82,15 @@ def plan(
         revision=revision,
         extrapolate=extrapolate,
     )
+    if emit_study is not None and found.experiment is None:
+        raise QuantityError(
+            "--emit-study: no study can be laid out without the base's tokens. State them: --base-tokens."
+        )
+    typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else str(found))
     if emit_study is not None and found.experiment is not None:
         found.experiment.write(emit_study)
-    typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else str(found))
+        typer.echo(f"Written: {emit_study}. Set its texts, then: hf-bootstrap study plan {emit_study}", err=True)
+    elif found.experiment is not None and not as_json:
+        typer.echo("  --emit-study FILE writes it.")
     if not found.fits:
         raise typer.Exit(3)

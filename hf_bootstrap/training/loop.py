@@ -4,6 +4,7 @@ Everything a run needs stands in its folder's `run.json`, and everything it leav
 A run that was killed goes on from its newest complete checkpoint.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -97,6 +98,8 @@ def _make_model(
 
 def _start_folder(folder: RunFolder, spec: RunSpec) -> str:
     """`start` as a path: a checkpoint of this study, else what transformers makes of the name."""
+    if os.path.isabs(str(spec.start)):  # trained elsewhere: nobody there marks a checkpoint complete
+        return str(spec.start)
     inside = folder.study / "runs" / str(spec.start)
     if inside.is_dir():
         if not (inside / COMPLETE).exists():

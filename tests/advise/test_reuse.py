@@ -127,6 +127,10 @@ def test_the_study_that_would_settle_it_can_be_read_and_stays_cheap(model_folder
     assert study.methods[0].tokens == (7812, 15625, 31250, 62500)
     assert study.methods[1].growth == {"depth": 2, "depth_method": "stack"}
     assert study.model("stack-model")["num_hidden_layers"] == 4
+    batch = study.training.batch_size * study.training.sequence_length
+    assert 7812 // batch >= 200
+    shown = CliRunner().invoke(app, ["study", "plan", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out")])
+    assert shown.exit_code == 0, shown.exception
     # One trunk to 0.8 of the last mark and a decay of 0.2 for each mark, reused and from scratch.
     once = 0.8 * 62500 + 0.2 * (7812 + 15625 + 31250 + 62500)
     assert plan.experiment.tokens == pytest.approx(2 * 2 * once, abs=4)
@@ -162,6 +166,14 @@ def test_the_command_prints_a_page_and_the_same_as_json(model_folder, law_folder
     record = json.loads(CliRunner().invoke(app, [*words, "--json"]).output)
     assert record["recommendations"][0]["choice"] == "continue"
     assert f"{record['outlooks'][0]['reused']['value']:.4f}" in page.output
+
+
+def test_a_study_that_cannot_be_laid_out_is_not_left_out_in_silence(model_folder, tmp_path):
+    words = ["plan", str(model_folder()), "--tokens", "1M", "--emit-study", str(tmp_path / "study.yaml")]
+    result = CliRunner().invoke(app, words)
+    assert isinstance(result.exception, QuantityError)
+    assert "--base-tokens" in str(result.exception)
+    assert not (tmp_path / "study.yaml").exists()
 
 
 def test_the_exit_code_says_that_it_does_not_fit(model_folder):
