@@ -38,10 +38,10 @@ _HOMES = {
     "compare_forms": "laws.evidence",
     "grow_adapter": "growth.adapters",
     "grow_checkpoint": "growth.stream",
-    "make_budget": "advise.candidates",
-    "plan_reuse": "advise.reuse",
     "grow_optimizer_state": "growth.optimizer_state",
+    "make_budget": "advise.candidates",
     "merge_adapter": "growth.merging",
+    "plan_reuse": "advise.reuse",
     "verify_growth": "growth.verify",
 }
 

@@ -180,7 +180,7 @@ def _pulled_back(fit: Fit, logs: Logs) -> FloatArray | None:
     theta = fit.theta.copy()
     for _ in range(20):
         theta[far] /= 2
-        if np.linalg.norm(_slopes(fit.form, logs, theta)[:, far], axis=0).max() > 1e4 * _FLAT * size.max():
+        if np.linalg.norm(log_slopes(fit.form, logs, theta)[:, far], axis=0).max() > 1e4 * _FLAT * size.max():
             break
     return theta
 
