@@ -192,6 +192,7 @@ def test_a_form_of_ones_own_is_fitted_by_passing_the_object(tmp_path):
     tokens = np.geomspace(1e5, 1e7, 8)
     law = ScalingLaw(PowerLaw(), resamples=40).fit({"tokens": tokens, "loss": 30 * tokens**-0.15})
     assert law.params_ == pytest.approx({"C": 30.0, "a": 0.15})
+    assert law.predict(tokens=1e6).value == pytest.approx(30 * 1e6**-0.15)
     with pytest.raises(LawError, match="'mine' is not in FORMS"):
         law.save_pretrained(tmp_path / "law")
 
