@@ -9,6 +9,7 @@ from hf_bootstrap import ScalingLaw
 from hf_bootstrap.errors import StudyError
 from hf_bootstrap.records import ScalingPoint
 from hf_bootstrap.store import RunFolder, read_points, write_json
+from hf_bootstrap.study import leases
 from hf_bootstrap.study.leases import LEASE, Leases
 from hf_bootstrap.study.points import best_rates, gather_points, write_points
 from hf_bootstrap.study.status import read_status
@@ -138,15 +139,17 @@ class TestLeases:
         write_json(path, {**json.loads(path.read_text()), **change})
         assert Leases(tmp_path).take("run") is is_free
 
-    def test_what_is_held_is_renewed_and_what_another_took_is_told(self, tmp_path):
-        one = Leases(tmp_path, seconds=0.3)
+    def test_what_is_held_is_renewed_and_what_another_took_is_told(self, tmp_path, monkeypatch):
+        clock = time.monotonic()
+        monkeypatch.setattr(leases.time, "monotonic", lambda: clock)
+        one = Leases(tmp_path, seconds=30.0)
         one.take("mine")
         one.take("lost")
         path = tmp_path / "runs" / "lost" / LEASE
         write_json(path, {**json.loads(path.read_text()), "key": "another"})
         before = json.loads((tmp_path / "runs" / "mine" / LEASE).read_text())["until"]
         assert one.renew() == set()  # too early
-        time.sleep(0.15)
+        clock += 15.0
         assert one.renew() == {"lost"}
         assert one.held == {"mine"}
         assert json.loads((tmp_path / "runs" / "mine" / LEASE).read_text())["until"] > before
