@@ -205,13 +205,13 @@ class LogLinear(Form):
     def log_loss(self, logs: Logs, theta: FloatArray) -> FloatArray:
         """As promised by `Form`, without the work of derivatives."""
         terms = [theta @ matrix.T for matrix in self.design(logs)]
-        largest = terms[0]
+        largest = terms[0].copy()
         for term in terms[1:]:
-            largest = np.maximum(largest, term)
-        whole = 0.0
+            np.maximum(largest, term, out=largest)
+        whole = np.zeros_like(largest)
         for term in terms:
             term -= largest
-            whole = whole + np.exp(term, out=term)
+            whole += np.exp(term, out=term)
         return np.asarray(np.log(whole) + largest)
 
 
