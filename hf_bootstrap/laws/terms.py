@@ -240,11 +240,12 @@ class Curved(Form):
         ]
 
     def log_loss(self, logs: Logs, theta: FloatArray) -> FloatArray:
-        """As promised by `Form`, without the work of derivatives."""
+        """As promised by `Form`, without the work of derivatives; NaN or infinite where a formula overflows."""
         known, shape = [Jet(column[:, None]) for column in theta.T], (len(theta), len(logs["tokens"]))
         none = np.zeros((1, 1, 0))
-        terms: list[Term | Part] = [
-            *(Term(np.broadcast_to(log.value, shape), none) for log in self.logs_of_terms(logs, known)),
-            *(Part(np.broadcast_to(part.value, shape), none) for part in self.signed_parts(logs, known)),
-        ]
-        return add_up(terms)[0]
+        with np.errstate(over="ignore", invalid="ignore"):  # as at refits whose parameters ran away
+            terms: list[Term | Part] = [
+                *(Term(np.broadcast_to(log.value, shape), none) for log in self.logs_of_terms(logs, known)),
+                *(Part(np.broadcast_to(part.value, shape), none) for part in self.signed_parts(logs, known)),
+            ]
+            return add_up(terms)[0]
