@@ -145,7 +145,8 @@ def loss_curves(law: LawLike) -> "Figure":
     for kind in kinds.drawn:
         (_crosses if fitted.unidentified else _curve)(axis, fitted, points, kinds, kind, color(kind))
     low, high = points.loss.min(), points.loss.max()
-    axis.set_ylim(low - 0.12 * (high - low), high + 0.12 * (high - low))
+    margin = 0.12 * (high - low) or 0.05 * high
+    axis.set_ylim(low - margin, high + margin)
     count_axis(axis, "second-stage tokens D2" if "base_tokens" in fitted.form.columns else "tokens D")
     bands = "" if fitted.replicates.method == "none" else ", 95% bands"
     told = " at its points (x), unknown off them" if fitted.unidentified else f" and its points{bands}"

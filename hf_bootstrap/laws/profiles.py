@@ -114,7 +114,8 @@ def profile(
         steps: values per parameter, where they are not given: 41 for one, 17 for two.
 
     Raises:
-        LawError: an unknown name, more than two, no points at hand, or no resampled laws to choose values by.
+        LawError: an unknown name, more than two, no points at hand, no resampled laws to choose values by, or values
+            that no parameter can have.
     """
     names = names or ("alpha3", "E")
     fitted, points = law.fitted, law.points_
@@ -129,7 +130,7 @@ def profile(
     ceiling = 0.999 * float(points.loss.min())
     count = steps or _STEPS[len(names)]
     grid = tuple(
-        np.asarray(values[name], dtype=float)
+        _given(fitted.form, name, values[name])
         if values is not None and name in values
         else _with(fitted.params()[name], _range(fitted, name, draws[:, i], count, ceiling))
         for i, name in enumerate(names)
@@ -215,15 +216,31 @@ def _range(law: FittedLaw, name: str, draws: FloatArray, steps: int, ceiling: fl
     low, high = low - 0.25 * (high - low), high + 0.25 * (high - low)
     if name == "E":
         low, high = max(low, 1e-3 * ceiling), min(high, ceiling)
+        if high < low:  # in every resampled law it has gone to the losses, or to 0
+            low, high = (0.5 * ceiling, ceiling) if low > ceiling else (low, 0.1 * ceiling)
     elif name in law.form.positive:
-        return np.geomspace(max(low, float(draws.min()) / 2), high, steps)
+        low = max(low, float(draws.min()) / 2, 1e-300)
+        return np.geomspace(low, max(high, 1.01 * low), steps)
+    if high - low <= 1e-6 * abs(high):  # points that leave it no room still get a grid
+        low, high = low - 1e-3 * max(abs(low), 1.0), high + 1e-3 * max(abs(high), 1.0)
     return np.linspace(low, high, steps)
+
+
+def _given(form: Form, name: str, values: Sequence[float]) -> FloatArray:
+    """Values asked for, rising and each once."""
+    axis = np.unique(np.asarray(values, dtype=float))
+    if axis.ndim != 1 or not len(axis) or not np.isfinite(axis).all() or (name in form.positive and axis[0] <= 0):
+        rule = "positive and finite" if name in form.positive else "finite"
+        raise LawError(f"values of {name} are {values!r}; a profile holds it at a list of numbers, each {rule}.")
+    return axis
 
 
 def _with(estimate: float, axis: FloatArray) -> FloatArray:
     """The same values, the nearest one moved to the estimate: no grid must miss the optimum itself."""
     if axis[0] < estimate < axis[-1]:
-        axis[np.argmin(np.abs(axis - estimate))] = estimate
+        above = int(np.searchsorted(axis, estimate))
+        # Of its two neighbours, so that the axis stays in order also where values span hundreds of decades.
+        axis[above if axis[above] - estimate < estimate - axis[above - 1] else above - 1] = estimate
     return axis
 
 

@@ -182,7 +182,7 @@ class Form(abc.ABC):
                 )
         missing = [name for name in self.parameters if name not in params]
         if missing:
-            raise LawError(f"The form {self.name!r} also needs {', '.join(missing)}; give them: {self.formula}")
+            raise LawError(f"The form {self.name!r} also needs {', '.join(missing)}: {self.formula}")
         for name, value in params.items():
             if not np.isfinite(value) or (name in self.positive and value <= 0):
                 raise LawError(
@@ -205,14 +205,14 @@ class LogLinear(Form):
     def log_loss(self, logs: Logs, theta: FloatArray) -> FloatArray:
         """As promised by `Form`, without the work of derivatives."""
         terms = [theta @ matrix.T for matrix in self.design(logs)]
-        largest = terms[0].copy()  # the terms are worked on in place
+        largest = terms[0].copy()
         for term in terms[1:]:
             np.maximum(largest, term, out=largest)
         whole = np.zeros_like(largest)
         for term in terms:
             term -= largest
             whole += np.exp(term, out=term)
-        return np.asarray(np.log(whole, out=whole) + largest)
+        return np.asarray(np.log(whole) + largest)
 
 
 class Curved(Form):
@@ -240,11 +240,12 @@ class Curved(Form):
         ]
 
     def log_loss(self, logs: Logs, theta: FloatArray) -> FloatArray:
-        """As promised by `Form`, without the work of derivatives."""
+        """As promised by `Form`, without the work of derivatives; NaN or infinite where a formula overflows."""
         known, shape = [Jet(column[:, None]) for column in theta.T], (len(theta), len(logs["tokens"]))
         none = np.zeros((1, 1, 0))
-        terms: list[Term | Part] = [
-            *(Term(np.broadcast_to(log.value, shape), none) for log in self.logs_of_terms(logs, known)),
-            *(Part(np.broadcast_to(part.value, shape), none) for part in self.signed_parts(logs, known)),
-        ]
-        return add_up(terms)[0]
+        with np.errstate(over="ignore", invalid="ignore"):  # as at refits whose parameters ran away
+            terms: list[Term | Part] = [
+                *(Term(np.broadcast_to(log.value, shape), none) for log in self.logs_of_terms(logs, known)),
+                *(Part(np.broadcast_to(part.value, shape), none) for part in self.signed_parts(logs, known)),
+            ]
+            return add_up(terms)[0]

@@ -130,6 +130,22 @@ def test_a_saturation_test_says_alpha3_the_nulls_and_the_floor(law):
     assert high >= TRUTH["E"] * 0.8
 
 
+def test_a_profile_takes_values_in_any_order_and_refuses_those_no_parameter_can_have(law):
+    found = law.profile("alpha3", values={"alpha3": [0.03, 0.02, 0.03, 0.025]})
+    assert found.values[0].tolist() == [0.02, 0.025, 0.03]
+    for name, values in (("E", [0.0, 1.0]), ("alpha3", [np.nan]), ("alpha3", [])):
+        with pytest.raises(LawError, match=f"values of {name} are"):
+            law.profile(name, values={name: values})
+
+
+def test_points_without_any_curve_still_have_profiles_and_figures():
+    rows = measured(demo_design(scratch=False, trunks=6))
+    flat = ScalingLaw(resamples=8).fit({**rows, "loss": np.full(len(rows["loss"]), 3.0)})
+    for name in flat.params_:
+        assert np.all(np.diff(flat.profile(name, steps=3).values[0]) > 0)
+    assert flat.plot("loss_curves").axes
+
+
 def test_what_cannot_be_asked_is_refused(law):
     known = ScalingLaw.from_params("total_tokens", A=400.0, alpha=0.4, E=1.8)
     for ask in (objective_sensitivity, lack_of_fit, saturation_test):
