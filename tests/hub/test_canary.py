@@ -71,8 +71,8 @@ def test_every_command_is_among_those_that_are_tried():
     assert sorted(names(typer.main.get_command(app))) == sorted(COMMANDS)
 
 
-def world(hub, folder):
-    """A folder with something of each kind, a law on the Hub, and a login in the file that `hf auth login` writes."""
+def world(folder):
+    """A folder with something of each kind, and a login in the file that `hf auth login` writes."""
     (folder / "home").mkdir(parents=True)
     (folder / "home" / "token").write_text(TOKEN)
     ScalingLaw.from_params("total_tokens", A=400.0, alpha=0.4, E=1.8).save_pretrained(folder / "law")
@@ -81,8 +81,6 @@ def world(hub, folder):
     record["methods"] = [{"name": "continue", "text": "docs", "tokens": [5120], "scratch": "small"}]
     record["training"] |= {"warmup_steps": 2, "rewarm_steps": 1}
     (folder / "study.yaml").write_text(yaml.safe_dump({**record, "held_out_characters": 4000}))
-    for name in ("law", "model"):
-        hub.create(f"me/{name}")
 
 
 def shown(folder):
@@ -95,7 +93,7 @@ def shown(folder):
 def logged_in(running_hub, tmp_path_factory):
     """A client whose login is in a file."""
     folder = tmp_path_factory.mktemp("logged-in")
-    world(running_hub, folder)
+    world(folder)
     client = Client(running_hub, folder, token=None)
     client.run(
         f"os.chdir({str(folder)!r})\nimport sys\nfrom hf_bootstrap.laws import publish\npublish._COMPARING = 0.0"
@@ -206,7 +204,9 @@ def test_no_command_shows_the_login_at_work(hub, tmp_path, login):
     """Each a process of its own that does what it is for: runs are trained, models grown."""
     from ..growth.models import tiny
 
-    world(hub, tmp_path)
+    world(tmp_path)
+    for name in ("law", "model"):
+        hub.create(f"me/{name}")
     tiny("llama").save_pretrained(tmp_path / "base")
     environ = environment(hub, tmp_path / "home", TOKEN if login == "the environment" else None)
     if login == "the environment":
