@@ -22,6 +22,8 @@ __all__ = ["GrowthForecast", "forecast_growth", "free_memory", "training_flops",
 _IMPORTS = 500_000_000
 # Bytes in use for each entry of a block at the same time: the source's, its shares, random numbers, the result.
 _PER_ENTRY = 40
+# The same where a block is larger, because one row of a fused tensor is a whole expert (measured: 12).
+_PER_ENTRY_OF_EXPERT = 16
 _ADAM = "weights and gradients in the stored dtype, two float32 moments; no activations, no master weights"
 
 
@@ -89,13 +91,13 @@ def forecast_growth(job: GrowthJob, target: str | os.PathLike[str]) -> GrowthFor
         job: from `prepare_growth`.
         target: where it would go; nothing is written, and the folder need not exist.
     """
-    plan, entries = job.plan, job.match.entries
+    plan = job.plan
     model = build_meta(plan.target_config, job.model_class)
     text = plan.target_config.get_text_config()
     sequence = min(2048, getattr(text, "max_position_embeddings", None) or 2048)
-    rows = [math.prod(r.shape) // max(1, len(r.blocks())) for r in plan.recipes if not r.is_copy]
-    widest = max(entry.row_bytes if entry.shape else 8 for entry in entries.values())
-    peak = _IMPORTS + _PER_ENTRY * min(max(rows, default=0), max(BLOCK, widest))
+    blocks = (math.prod(r.shape) // max(1, len(r.blocks())) for r in plan.recipes if not r.is_copy)
+    largest = max(blocks, default=0)
+    peak = _IMPORTS + max(_PER_ENTRY * min(largest, BLOCK), _PER_ENTRY_OF_EXPERT * largest)
     dtype_bytes = job.size / max(1, plan.n_params)
     place = Path(os.path.abspath(target)).parent
     free = shutil.disk_usage(place if place.is_dir() else Path.cwd()).free

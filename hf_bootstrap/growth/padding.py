@@ -48,6 +48,7 @@ NOT_PADDED: dict[str, str] = {
     "codegen": "its queries, values and keys lie in four blocks one after the other, which shapes do not show",
     "megatron-bert": "an activation before the norm of its head does not keep the mean of old channels",
     "modernbert-decoder": "an activation before the norm of its head does not keep the mean of old channels",
+    "xlm-roberta-xl": "an activation before the norm of its head does not keep the mean of old channels",
 }
 
 # A norm that looks at one head, or at all of them together, and not at the stream.

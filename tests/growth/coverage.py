@@ -275,7 +275,8 @@ def _each(types: list[str], jobs: int) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _child(model_type: str, answer: Any) -> None:
-    signal.alarm(SECONDS)
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    signal.alarm(20 * SECONDS)  # for what waits; a busy machine makes everything slow
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)

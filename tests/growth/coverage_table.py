@@ -80,13 +80,7 @@ def table(results: dict[str, dict[str, Any]], types: Sequence[str]) -> str:
             verdict = answer["verdict"].replace("WRONG", "not certified")
             counts[f"{what} {verdict}"] += 1
             cases = f" ({answer['cases']} cases)" if "cases" in answer else ""
-            felt = (
-                f", {answer['as_it_runs']:.0e} as it runs"
-                if answer.get("as_it_runs", 0) > max(2e-6, answer["error"] * 2)
-                else ""
-            )
-            known = f"{answer['error']:.0e}{felt}{cases}" if "error" in answer else "same"
-            cells.append(known if verdict == "certified" else verdict)
+            cells.append(_found(answer) + cases if verdict == "certified" else verdict)
         rows.append(f"| {name} | {' | '.join(cells)} |")
         failed = {**{m: depth[m] for m in depth if m not in certified}, "identity": result["depth"]["identity"]}
         failed |= {what: result[what] for what in OTHERS}

@@ -143,6 +143,7 @@ def test_norms_that_would_hear_new_channels_are_refused(model_type, reason):
         ("codegen", {"width": 2}, "lie in four blocks"),
         ("megatron-bert", {"width": 2}, "an activation before the norm"),
         ("modernbert-decoder", {"width": 2}, "an activation before the norm"),
+        ("xlm-roberta-xl", {"width": 2}, "an activation before the norm"),
     ],
 )
 def test_new_units_that_would_be_heard_are_refused_before_anything_is_made(model_type, sizes, reason):
