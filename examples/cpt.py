@@ -73,7 +73,7 @@ def main() -> None:
     given, args = parser.parse_yaml_file(sys.argv[1]) if from_file else parser.parse_args_into_dataclasses()
     output = Path(args.output_dir)
     with args.main_process_first():
-        files, tokenizer = pack_texts(given, output / "text")
+        files, tokenizer = pack_texts(given, output / "_text")  # a push leaves out what begins so: text is not for all
     sets = {
         name: data.PackedBlocks(
             path, given.block_size, keep_tail=name.startswith("held"), isolate=given.isolate_documents
@@ -82,6 +82,8 @@ def main() -> None:
     }
     step = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size * given.block_size
     args.max_steps = parse_count(given.max_tokens, "--max_tokens") // step
+    if args.max_steps < 1:
+        raise DataError(f"--max_tokens {given.max_tokens} is less than one step, which trains {step:,}. Train longer.")
     train: Any = sets["train"]
     if given.replay_file:
         train = Replay(train, sets["replay"], given.replay_ratio, blocks=args.max_steps * step // given.block_size)
@@ -155,14 +157,11 @@ def pack_texts(given: Arguments, folder: Path) -> tuple[dict[str, Path], Any]:
         found = split_documents(python_code())
         tokenizer = data.load_tokenizer(str(data.train_tokenizer(found.train[:300], 512, folder)))
         parts = {"train": found.train, "held_out": found.held_out[:20]}
-        return {
-            n: prepare.pack_once(folder, n, "python code", lambda d=d: d, tokenizer) for n, d in parts.items()
-        }, tokenizer
+        files = {n: prepare.pack_once(folder, n, "python code", lambda d=d: d, tokenizer) for n, d in parts.items()}
+        return files, tokenizer
     source = given.train_file or given.dataset_name
     if None in (given.model_name_or_path, given.validation_file, source):
-        raise DataError(
-            "Give --model_name_or_path, a text to train on, and --validation_file, which is never trained on."
-        )
+        raise DataError("Give --model_name_or_path, a text to train on, and held-out text as --validation_file.")
     tokenizer = data.load_tokenizer(given.tokenizer_name or given.model_name_or_path)
     workers = given.preprocessing_num_workers
     files = prepare.pack_files(folder, names, tokenizer, processes=workers)

@@ -5,9 +5,13 @@ A run that is started again must read the tokens it read before; what it was pac
 
 import functools
 import hashlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
 
 from ..errors import DataError
 from ..store import read_json, write_json
@@ -60,7 +64,7 @@ def pack_once(
     Args:
         source: what tells this text from another: a `fingerprint`, or a data set's name, revision and bounds.
         read: gives the documents; called only when they are needed.
-        tokenizer, processes, report: as `pack` takes them.
+        tokenizer, processes, report: as `pack` takes them; without a report a terminal shows a progress bar.
 
     Raises:
         DataError: the folder holds the tokens of another text, or of another tokenizer.
@@ -77,6 +81,10 @@ def pack_once(
                     "another run. Use another output folder, or restore what was changed."
                 )
         return path
-    facts = pack(read(), tokenizer, path, report, processes=processes)
+    documents = read()
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(f"Tokenising {name}", total=len(documents))
+        tell = report or (lambda done: bar.update(task, completed=done))
+        facts = pack(documents, tokenizer, path, tell, processes=processes)
     write_json(note, {**asked, "hash": facts.hash, "tokens": facts.tokens})
     return path

@@ -15,6 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from hf_bootstrap.store import read_points
 from hf_bootstrap.training.data import train_tokenizer
 
+from ..hub.conftest import environment
+from ..hub.server import Hub
 from .pages import ROOT
 
 SHARED = Path(os.environ.get("HF_BOOTSTRAP_SHARED", ROOT / "../shared"))
@@ -110,3 +112,18 @@ def test_replay_isolation_and_a_lora_reach_the_points_and_another_text_is_refuse
     done = start(tmp_path, *flags)
     assert done.returncode != 0
     assert "the folder belongs to another run" in done.stderr
+
+
+def test_a_push_takes_model_and_points_along_and_leaves_the_text_at_home(tmp_path):
+    with Hub() as hub:
+        command = [sys.executable, str(ROOT / "examples/cpt.py"), "--output_dir", "out", "--max_tokens", "2k"]
+        command += ["--push_to_hub", "--hub_model_id", "me/continued"]
+        alone = {**environment(hub, tmp_path / "home"), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+        done = subprocess.run(
+            command, cwd=tmp_path, env=alone, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        (repo,) = hub.repos.values()
+        pushed = list(repo.head())
+    assert {"points.jsonl", "model.safetensors", "tokenizer.json"} <= set(pushed)
+    assert not [name for name in pushed if "text" in name or "train." in name or "held_out" in name]
