@@ -125,8 +125,8 @@ def design_experiment(model: str, base: BaseTokens | None, candidates: Sequence[
         share=None if flops is None or not dearest else flops / dearest,
         settles=(
             "It measures reuse and scratch at 1/128 to 1/16 of the budget and leaves 1.2 decades to a law. From one "
-            "checkpoint that law has values and no intervals: three checkpoints of the base, where its makers published "
-            "some, give those too. Fewer methods make it cheaper."
+            "checkpoint that law has values and no intervals: three checkpoints of the base, where its makers "
+            "published some, give those too. Fewer methods make it cheaper."
         ),
     )
 
