@@ -239,7 +239,7 @@ def _candidate(
         keeps_function=growth is None or growth.keeps_function,
         problem=None
         if tokens is not None
-        else "FLOPs of a token are not known here (experts); state the budget in tokens",
+        else "FLOPs of a token are not known here (experts, or no attention to count); state the budget in tokens",
     )
 
 

@@ -28,7 +28,8 @@ _PROSE = """\
 #   hf-bootstrap study plan FILE --corpora DIR      what it takes
 #   hf-bootstrap study run FILE --corpora DIR       runs it; stopped, it goes on where it was
 # Yours to set: the texts (patterns under DIR), the peak learning rate (give several to sweep it), the batch size.
-# One base is one D1: this settles reuse of this checkpoint, and says nothing of others.
+# One base is one D1: the law has values there, and no intervals. Put two more checkpoints of the same training, each
+# with its tokens, under bases (makers of Pythia and OLMo publish them), and it has both.
 """
 
 
@@ -123,8 +124,9 @@ def design_experiment(model: str, base: BaseTokens | None, candidates: Sequence[
         flops=flops,
         share=None if flops is None or not dearest else flops / dearest,
         settles=(
-            "It measures reuse and scratch at 1/128 to 1/16 of the budget and leaves 1.2 decades to a law; fewer "
-            "methods make it cheaper, and a second seed (as much again) says how far runs differ by chance."
+            "It measures reuse and scratch at 1/128 to 1/16 of the budget and leaves 1.2 decades to a law. From one "
+            "checkpoint that law has values and no intervals: three checkpoints of the base, where its makers "
+            "published some, give those too. Fewer methods make it cheaper."
         ),
     )
 

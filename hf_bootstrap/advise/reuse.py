@@ -138,10 +138,7 @@ def plan_reuse(
     candidates = make_candidates(
         config, asked, budget, sequence_length=sequence_length, ranks=ranks, memory_limit=memory_limit
     )
-    outlooks = []
-    for candidate in candidates:
-        law, place = found_laws.get(candidate.name, (None, None))
-        outlooks.append(look_ahead(candidate, base, law, place=place, scratch=rival, extrapolate=extrapolate))
+    outlooks = _outlooks(candidates, base, found_laws, rival, extrapolate)
     return ReusePlan(
         model=str(model),
         model_type=config.model_type,
@@ -153,10 +150,24 @@ def plan_reuse(
         ranks=ranks,
         memory_limit=memory_limit,
         candidates=candidates,
-        outlooks=tuple(outlooks),
+        outlooks=outlooks,
         recommendations=_recommend(outlooks),
         experiment=design_experiment(str(model), base, candidates),
     )
+
+
+def _outlooks(
+    candidates: Sequence[Candidate],
+    base: BaseTokens | None,
+    laws: Mapping[str, tuple[ScalingLaw, str]],
+    scratch: ScalingLaw | None,
+    extrapolate: bool,
+) -> tuple[Outlook, ...]:
+    found = []
+    for candidate in candidates:
+        law, place = laws.get(candidate.name, (None, None))
+        found.append(look_ahead(candidate, base, law, place=place, scratch=scratch, extrapolate=extrapolate))
+    return tuple(found)
 
 
 def _open(place: str | Path) -> ScalingLaw:
