@@ -122,7 +122,7 @@ def deeper_config(config: PreTrainedConfig, layers: Layers, layer_map: Sequence[
             continue
         if _are_numbers(name, value, layers.count):
             changes[dot + name] = [new for new, old in enumerate(layer_map) if old in value]
-        elif isinstance(value, dict) and value and all(str(key).isdecimal() for key in value):
+        elif isinstance(value, dict) and value and name != "id2label" and all(str(key).isdecimal() for key in value):
             by_old = {int(key): entry for key, entry in value.items()}
             changes[dot + name] = {new: by_old[old] for new, old in enumerate(layer_map) if old in by_old}
         elif name in _LEADING and isinstance(value, int):

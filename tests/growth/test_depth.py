@@ -71,6 +71,12 @@ def test_a_list_that_happens_to_be_as_long_as_the_model_is_deep_is_left_alone():
     assert plan_growth(config, GrowthConfig(depth=2)).target_config.eos_token_id == [1, 2, 3]
 
 
+def test_names_of_classes_are_no_table_of_layers():
+    labels = dict(enumerate("abcd"))
+    config = tiny_config("llama", num_hidden_layers=4, id2label=labels)
+    assert plan_growth(config, GrowthConfig(depth=2)).target_config.id2label == labels
+
+
 def test_layers_are_found_whatever_they_are_called():
     names = {kind: find_layers(tiny(kind).config).prefixes for kind in ("llama", "gpt2", "gpt_neox")}
     assert names == {"llama": ("model.layers",), "gpt2": ("transformer.h",), "gpt_neox": ("gpt_neox.layers",)}
