@@ -92,7 +92,8 @@ def fit_form(
         )
     edge = _edge(objective, delta)
     log_loss = np.log(loss)
-    places = form.starts(logs, loss) if starts is None else starts
+    with np.errstate(over="ignore", invalid="ignore"):  # a start without a finite value is screened out
+        places = form.starts(logs, loss) if starts is None else starts
     first = screen(form, logs, log_loss, places, edge)
     if not len(first):
         raise FitError(
