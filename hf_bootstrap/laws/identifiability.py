@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .fitting import Fit
+from .fitting import Fit, log_slopes
 from .points import Points
 from .terms import FloatArray, Form
 
@@ -18,7 +18,6 @@ __all__ = ["Identifiability", "identify"]
 # Two columns whose ratio varies this little, against the range of one of them, are one column to a fit.
 _SAME = 0.05
 _FLAT = 1e-6
-_STEP = 1e-5
 _UNNOTICED = 1e-3  # of a loss
 
 
@@ -48,7 +47,7 @@ class Identifiability:
 def identify(points: Points, fit: Fit) -> Identifiability:
     """Look at the design: at the points as they are, and with a nearly constant ratio of columns made constant."""
     cause, logs = _snapped(points, fit.form)
-    slopes = fit.slopes if logs is None else _slopes(fit.form, logs, fit.theta)
+    slopes = fit.slopes if logs is None else log_slopes(fit.form, logs, fit.theta)
     slopes = _without_floor_at_zero(fit, slopes)
     size = np.linalg.norm(slopes, axis=0)
     seen = size > 1e-9 * size.max()
@@ -110,14 +109,6 @@ def _snapped(points: Points, form: Form) -> tuple[str | None, dict[str, FloatArr
             tokens[based] = logs[name][based] + ratio.mean()
             return f"{'D2' if name == 'base_tokens' else 'D'}/{letter}", {**logs, "tokens": tokens}
     return None, None
-
-
-def _slopes(form: Form, logs: dict[str, FloatArray], theta: FloatArray) -> FloatArray:
-    """Derivatives of ln L by central differences, (rows, parameters)."""
-    step = _STEP * np.maximum(np.abs(theta), 0.1)
-    moved = theta + np.concatenate([np.diag(step), -np.diag(step)])
-    up, down = np.split(form.log_loss(logs, moved), 2)
-    return np.asarray(((up - down) / (2 * step[:, None])).T)
 
 
 def _without_floor_at_zero(fit: Fit, slopes: FloatArray) -> FloatArray:
