@@ -84,7 +84,7 @@ def publish(
 
 def _publish_planner(path: str | Path, repo_id: str, kind: str, *, given: list[str], **asked: Any) -> Pushed:
     if kind != "law":
-        raise HubError(f"{path} holds {kind}, and only a law has a planner to put up as a Space.")
+        raise HubError(f"{path} holds {kind}, and only a law has a planner to put up as a Space. Leave space out.")
     if given:
         raise HubError(f"A Space is put up on its main branch; leave {' and '.join(given)} out.")
     return push_planner(ScalingLaw.from_pretrained(Path(path)), repo_id, **asked)

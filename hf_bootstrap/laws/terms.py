@@ -182,7 +182,7 @@ class Form(abc.ABC):
                 )
         missing = [name for name in self.parameters if name not in params]
         if missing:
-            raise LawError(f"The form {self.name!r} also needs {', '.join(missing)}: {self.formula}")
+            raise LawError(f"The form {self.name!r} also needs {', '.join(missing)}; give them: {self.formula}")
         for name, value in params.items():
             if not np.isfinite(value) or (name in self.positive and value <= 0):
                 raise LawError(

@@ -28,6 +28,7 @@ LIGHT = {
     "compare": [f"{DEMO}/continue.jsonl --forms total_tokens"],
     "decide": ["law tokens-for --loss 3 --base-tokens 0", "me/law tokens-for --loss 3 --base-tokens 0"],
     "fit": [f"{DEMO}/continue.jsonl --form total_tokens --out fitted --json", "me/none"],
+    "plan": ["config --base-tokens 1B --tokens 10M --method continue", "me/none --base-tokens 1B --tokens 10M"],
     "predict": ["law --base-tokens 500k --tokens 300k", "me/law --base-tokens 500k --tokens 300k"],
     "publish": [
         "law --repo-id me/law", "law --repo-id me/page --space static", f"{DEMO}/stack.jsonl --repo-id me/points",
@@ -35,11 +36,12 @@ LIGHT = {
     ],
     "pull": ["me/law --out down", "me/none", "me/law --revision none --out other", "me/points --kind dataset --out p"],
     "run": ["runs/none"],
+    "study design": ["study.yaml --law two --budget-flops 1e14 --to larger.yaml"],
     "study points": ["none --to all.jsonl"],
     "study report": ["none"],
     "study status": ["study.yaml --out study", "study.yaml --out study --json"],
 }  # fmt: skip
-ASKING = ("decide", "predict", "publish", "pull")  # those that ask the Hub
+ASKING = ("decide", "plan", "predict", "publish", "pull")  # those that ask the Hub
 HEAVY = {
     "demo": ["--out demo"],  # stopped after a while
     "env": ["", "--json"],
@@ -76,6 +78,11 @@ def world(folder):
     (folder / "home").mkdir(parents=True)
     (folder / "home" / "token").write_text(TOKEN)
     ScalingLaw.from_params("total_tokens", A=400.0, alpha=0.4, E=1.8).save_pretrained(folder / "law")
+    two = {"A": 1.37e4, "alpha1": 0.387, "alpha2": 0.655, "alpha3": 0.0247, "E": 1.71}
+    ScalingLaw.from_params("bootstrap", **two, A_scratch=368.0, alpha_scratch=0.433).save_pretrained(folder / "two")
+    sizes = {"hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 2, "num_attention_heads": 2}
+    (folder / "config").mkdir()
+    (folder / "config" / "config.json").write_text(json.dumps({"model_type": "llama", **sizes, "vocab_size": 512}))
     record = yaml.safe_load((ROOT / "hf_bootstrap" / "study" / "demo.yaml").read_text())
     record["bases"][0]["tokens"] = [5120, 10240]
     record["methods"] = [{"name": "continue", "text": "docs", "tokens": [5120], "scratch": "small"}]
