@@ -11,6 +11,7 @@ import importlib.util
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.forkserver
+import multiprocessing.resource_tracker
 import os
 import signal
 import sys
@@ -76,9 +77,15 @@ class Window:
         self._running: dict[str, tuple[ForkServerProcess, Any, RunFolder]] = {}
 
     def __enter__(self) -> Self:
-        # The server takes its environment from this process when it starts; ours is put back at once.
-        with _environment(_ONE_THREAD):
-            multiprocessing.forkserver.ensure_running()
+        # The server takes its environment from this process when it starts; ours is put back at once. Ctrl-C reaches
+        # the whole group and would end it with a traceback while it loads torch: it inherits a mask that holds it off.
+        multiprocessing.resource_tracker.ensure_running()  # first, for it lifts such a mask when it starts
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            with _environment(_ONE_THREAD):
+                multiprocessing.forkserver.ensure_running()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return self
 
     def __exit__(self, *_: object) -> None:

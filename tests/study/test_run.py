@@ -297,3 +297,25 @@ def test_a_run_folder_of_another_spec_is_not_taken_over(tiny_grid, tmp_path):
     folder.path.rename(tmp_path / "runs" / two.run_id)
     with pytest.raises(StoreError, match="named by its content"):
         run([two], tmp_path)
+
+
+def test_ctrl_c_while_the_server_loads_leaves_it_alone(tmp_path):
+    (tmp_path / "slow_to_load.py").write_text("import time\nprint('loading', flush=True)\ntime.sleep(1.5)\n")
+    script = (
+        "import signal, time\n"
+        "from hf_bootstrap.study.launch import Window\n"
+        "signal.signal(signal.SIGINT, lambda *_: None)\n"
+        "with Window('slow_to_load:nothing', workers=1, preload=()):\n"
+        "    time.sleep(3)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert process.stdout.readline() == "loading\n"
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.communicate(timeout=60)[0] == ""
