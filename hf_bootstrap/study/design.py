@@ -119,16 +119,7 @@ def propose_grid(
     task = _task(
         config, chosen, law, aim, found_noise if noise is None else noise, found_luck if luck is None else luck
     )
-    judged = sorted(_candidates(task, budget), key=lambda layout: layout.expected)
-    layouts = [layout for layout in judged if math.isfinite(layout.expected)]
-    if not layouts:
-        marks = [10 * STEPS * task.batch, *[STEPS * task.batch] * (LEVELS - 1)]
-        least = task.flops(marks, marks, 1)
-        raise StudyError(
-            f"{format_count(budget)} FLOPs buy no grid of {LEVELS} x {LEVELS} marks over a decade, from {STEPS} steps "
-            f"on, that the prior law can judge; the smallest takes about {format_count(least)}. Change the budget, the "
-            "batch or the model."
-        )
+    layouts = _affordable(task, budget)
     finalists = sorted(
         (task.simulated(layout, draws) for layout in _different(layouts)), key=lambda layout: layout.simulated or 0.0
     )
@@ -215,6 +206,20 @@ def _scales(law: ScalingLaw) -> tuple[float, float, tuple[str, ...]]:
     residuals = np.log(points.loss) - form.log_loss(logs, theta[None])[0]
     clusters = [rows for stratum in find_clusters(points).strata for rows in stratum]
     return *two_scales(residuals, log_slopes(form, logs, theta), clusters), ()
+
+
+def _affordable(task: Task, budget: float) -> list[Layout]:
+    """Every grid that the budget buys and the prior law can judge, the most telling first."""
+    layouts = [layout for layout in _candidates(task, budget) if math.isfinite(layout.expected)]
+    if not layouts:
+        marks = [10 * STEPS * task.batch, *[STEPS * task.batch] * (LEVELS - 1)]
+        least = task.flops(marks, marks, 1)
+        raise StudyError(
+            f"{format_count(budget)} FLOPs buy no grid of {LEVELS} x {LEVELS} marks over a decade, from {STEPS} steps "
+            f"on, that the prior law can judge; the smallest takes about {format_count(least)}. Change the budget, the "
+            "batch or the model."
+        )
+    return sorted(layouts, key=lambda layout: layout.expected)
 
 
 def _candidates(task: Task, budget: float) -> Iterator[Layout]:
