@@ -11,6 +11,7 @@ from typing import Any
 
 from . import __version__
 from .errors import HubError
+from .folders import standing
 from .growth.card import growth_card
 from .hub.cards import Markdown, code, front_matter, render, table
 from .hub.merging import merge_points
@@ -125,7 +126,7 @@ def kind_of_thing(path: str | Path) -> str:
     path = Path(path)
     if path.is_file() and path.suffix == ".jsonl":
         return "points"
-    if (path / "law.json").is_file():
+    if (standing(path) / "law.json").is_file():
         return "law"
     if (path / "growth.json").is_file():
         return "model"

@@ -9,7 +9,7 @@ import pytest
 
 from hf_bootstrap import folders
 from hf_bootstrap.errors import StoreError
-from hf_bootstrap.folders import read_unchanged, replace_folder
+from hf_bootstrap.folders import read_unchanged, replace_folder, standing
 
 OLD = {"law.json": b"old", "README.md": b"# old", "figures/a.png": b"A", "figures/b.png": b"B", "points.csv": b"1"}
 NEW = {"law.json": b"new", "README.md": b"# new", "figures/a.png": b"C", "points.jsonl": b"2"}
@@ -17,7 +17,7 @@ OURS = ("law.json", "README.md", "points.*", "figures/*.png")
 
 
 def write(folder, files):
-    replace_folder(folder, files, last="law.json", owned=OURS)
+    replace_folder(folder, files, owned=OURS)
 
 
 def held(folder):
@@ -82,16 +82,87 @@ def test_a_file_system_without_such_a_step_will_do(tmp_path, monkeypatch, code):
     assert os.listdir(tmp_path) == ["law"]
 
 
-def test_there_the_file_that_speaks_for_the_others_comes_last(tmp_path, monkeypatch, unsynced):
+def a_stranger(folder, monkeypatch):
+    folder.mkdir(exist_ok=True)
+    (folder / "notes.txt").write_bytes(b"mine")
+
+
+def no_exchange(folder, monkeypatch):
     monkeypatch.setattr(folders, "_exchange", _cannot(errno.EINVAL))
+
+
+def worked_in(folder, monkeypatch):
+    folder.mkdir(exist_ok=True)
+    monkeypatch.chdir(folder)
+
+
+@pytest.mark.parametrize("reason", [a_stranger, no_exchange, worked_in])
+def test_a_folder_that_cannot_be_exchanged_reads_as_the_old_one_or_the_new_one(tmp_path, monkeypatch, unsynced, reason):
+    """Killed at any step; and the next save, whichever it is, ends with its own files alone."""
+    target, found = tmp_path / "law", []
+    reason(target, monkeypatch)
     for step in range(1, 1000):
-        write(tmp_path / "law", OLD)
-        if dies_at(step, lambda: write(tmp_path / "law", NEW)):
+        write(target, OLD)
+        if dies_at(step, lambda: write(target, NEW)):
             break
-        found = {name: content for name, content in held(tmp_path / "law").items() if not name.endswith(".tmp")}
-        assert found["law.json"] == b"old" or found == NEW
-        assert set(found.values()) <= {*OLD.values(), *NEW.values()}, "a file is whole"
-    assert step > 20
+        seen = held(standing(target))
+        found.append({name: text for name, text in seen.items() if not name.startswith((".hf_bootstrap", "notes"))})
+        assert found[-1] in (OLD, NEW)
+        write(target, OLD if step % 2 else NEW)
+        left = {name: text for name, text in held(target).items() if name != "notes.txt"}
+        assert left == (OLD if step % 2 else NEW), "what the killed one left is swept"
+    assert OLD in found
+    assert NEW in found
+    assert len(found) > 40
+    if reason is a_stranger:
+        assert (target / "notes.txt").read_bytes() == b"mine"
+
+
+def test_a_folder_that_was_cut_short_is_mended_by_a_plain_exchange_too(tmp_path, unsynced):
+    target = tmp_path / "law"
+    write(target, OLD)
+    saved = target / folders._SAVED
+    saved.mkdir()
+    (saved / "law.json").write_bytes(b"saved")
+    assert held(standing(target)) == {"law.json": b"saved"}
+    write(target, NEW)
+    assert held(target) == NEW
+
+
+def test_a_disk_that_fills_up_while_files_are_put_in_place_says_where_they_are(tmp_path, monkeypatch):
+    target = tmp_path / "law"
+    a_stranger(target, monkeypatch)
+    write(target, OLD)
+
+    def full(copy, place):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(folders.os, "replace", full)
+    with pytest.raises(StoreError, match=r"whole in .*saved, where they are read from, .* No space left"):
+        write(target, NEW)
+    assert held(standing(target)) == NEW
+    monkeypatch.undo()
+    write(target, NEW)
+    assert held(target) == {**NEW, "notes.txt": b"mine"}
+
+
+def test_a_disk_that_is_full_from_the_start_leaves_the_old_files_there_too(tmp_path, monkeypatch):
+    target = tmp_path / "law"
+    a_stranger(target, monkeypatch)
+    write(target, OLD)
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(folders.os, "fsync", full)
+    with pytest.raises(StoreError, match="still holds what it held before"):
+        write(target, NEW)
+    assert held(target) == {**OLD, "notes.txt": b"mine"}
+
+
+def test_readers_beside_two_writers_where_nothing_is_exchanged(tmp_path, monkeypatch, unsynced):
+    a_stranger(tmp_path / "law", monkeypatch)
+    readers_see_whole_folders(tmp_path / "law")
 
 
 def _cannot(code):
@@ -171,16 +242,20 @@ def test_what_a_living_process_holds_is_not_swept(tmp_path):
 
 
 def test_readers_beside_two_writers_see_one_folder_or_the_other(tmp_path):
-    write(tmp_path / "law", OLD)
+    readers_see_whole_folders(tmp_path / "law")
+
+
+def readers_see_whole_folders(target):
+    write(target, OLD)
     stop, wrong = threading.Event(), []
 
     def writes(files):
         while not stop.is_set():
-            write(tmp_path / "law", files)
+            write(target, files)
 
-    def parts():
-        name = (tmp_path / "law" / "law.json").read_bytes()
-        if (tmp_path / "law" / "README.md").read_bytes() != b"# " + name:
+    def parts(place):
+        name = (place / "law.json").read_bytes()
+        if (place / "README.md").read_bytes() != b"# " + name:
             raise KeyError(name)
         return name
 
@@ -190,7 +265,7 @@ def test_readers_beside_two_writers_see_one_folder_or_the_other(tmp_path):
     try:
         for _ in range(300):
             try:
-                read_unchanged(tmp_path / "law", parts, (KeyError, OSError))
+                read_unchanged(target, parts, (KeyError, OSError))
             except (KeyError, OSError) as error:
                 wrong.append(error)
     finally:

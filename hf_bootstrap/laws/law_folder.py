@@ -63,7 +63,7 @@ def write_folder(law: LawLike, folder: str | Path) -> None:
         LawError: the form has no name.
         StoreError: the folder cannot be written.
     """
-    replace_folder(folder, law_files(law), last=LAW_FILE, owned=OWNED)
+    replace_folder(folder, law_files(law), owned=OWNED)
 
 
 def read_folder(folder: str | Path) -> tuple[FittedLaw, Points | None]:
@@ -73,9 +73,9 @@ def read_folder(folder: str | Path) -> tuple[FittedLaw, Points | None]:
         LawFileError: the law, or the points beside it, are missing, changed or of another version.
     """
 
-    def read() -> tuple[FittedLaw, Points | None]:
-        law = read_law(Path(folder) / LAW_FILE)
-        return law, _read_points(Path(folder), law)
+    def read(place: Path) -> tuple[FittedLaw, Points | None]:
+        law = read_law(place / LAW_FILE)
+        return law, _read_points(place, law)
 
     return read_unchanged(folder, read, LawFileError)
 

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from hf_bootstrap import ScalingLaw
+from hf_bootstrap.folders import standing
 
 from ..hub.conftest import ROOT, environment
 from ..hub.server import Hub
@@ -97,11 +98,13 @@ def test_a_push_killed_at_a_hundred_moments_leaves_whole_commits(tmp_path):
 
 
 def held(folder):
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    """What a reader sees: not what is hidden."""
+    files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    return {n: hashlib.sha256(p.read_bytes()).hexdigest() for n, p in files.items() if not n.startswith(".")}
 
 
-def test_a_save_killed_at_a_hundred_moments_is_the_old_law_or_the_new_one(tmp_path):
+@pytest.mark.parametrize("beside", [[], ["notes.txt"]], ids=["alone", "beside a file of somebody else's"])
+def test_a_save_killed_at_a_hundred_moments_is_the_old_law_or_the_new_one(tmp_path, beside):
     """Every file of it: law, points, card, figures and planner."""
     rng, known = random.Random(1), []
     for name in ("continue", "stack"):
@@ -110,13 +113,20 @@ def test_a_save_killed_at_a_hundred_moments_is_the_old_law_or_the_new_one(tmp_pa
         known.append(held(tmp_path / name))
     assert len(known[0]) == 7
     target, seen = tmp_path / "saved" / "law", []
+    target.mkdir(parents=True)
+    for name in beside:
+        (target / name).write_text("mine")
     with Hub() as hub, Killer(SAVE, [tmp_path / "continue", tmp_path / "stack", target], hub, tmp_path) as killer:
         for _ in range(100):
             killer.kill_after(rng.uniform(0.0, 0.2))
-            if target.exists():
-                seen.append(known.index(held(target)))
+            found = {name: digest for name, digest in held(standing(target)).items() if name not in beside}
+            if found:
+                seen.append(known.index(found))
                 ScalingLaw.from_pretrained(target)
     assert len(seen) > 90
     assert set(seen) == {0, 1}
     ScalingLaw.from_pretrained(tmp_path / "stack").save_pretrained(target)
     assert [path.name for path in target.parent.iterdir()] == ["law"], "what the killed ones left is swept"
+    assert sorted(path.name for path in target.iterdir()) == sorted(
+        [*beside, "README.md", "figures", "law.json", "planner.html", "points.jsonl"]
+    )
