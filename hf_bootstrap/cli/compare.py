@@ -1,6 +1,7 @@
 """`hf-bootstrap compare`: which forms of law these points speak for."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,7 @@ def compare(
     objective: Annotated[str, typer.Option(help="huber (robust) or lsq (least squares).")] = "huber",
     delta: Annotated[float, typer.Option(help="Where Huber's loss turns, in nats of log loss.")] = 1e-3,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Do not say what takes a while.")] = False,
 ) -> None:
     """Fit several forms to the same points and hold out rows and bases to see which one predicts.
 
@@ -27,6 +29,11 @@ def compare(
     """
     from ..laws.evidence import compare_forms
 
+    if sys.stderr.isatty() and not quiet:
+        told = (
+            "Fitting each form, and again without every row and base: seconds for dozens of rows, minutes for hundreds"
+        )
+        typer.echo(f"{told} ...", err=True)
     found = compare_forms(
         points,
         [name.strip() for name in forms.split(",") if name.strip()] or None,

@@ -1,6 +1,8 @@
 """`hf-bootstrap publish`: a law, a grown checkpoint, points or a study goes to the Hub in one commit."""
 
+import dataclasses
 import enum
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,6 +34,7 @@ def publish(
         bool, typer.Option("--compare/--no-compare", help="Compare a law's form with others on its points.")
     ] = True,
     patience: Annotated[float, typer.Option(help="Seconds to wait for a busy Hub, in all.")] = 300.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: url, commit, changed.")] = False,
 ) -> None:
     """Publish on the Hub, in one commit, with a card. Log in first: hf auth login.
 
@@ -57,4 +60,7 @@ def publish(
         patience=patience,
         say=lambda sentence: typer.echo(sentence, err=True),
     )
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(done), indent=2))
+        return
     typer.echo(f"{'Published' if done.changed else 'Nothing to do, it is there already'}: {done.url}")

@@ -1,6 +1,7 @@
 """`hf-bootstrap pull`: a repository comes down as a folder, whole or not at all."""
 
 import enum
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,7 @@ def pull(
     revision: Annotated[str | None, typer.Option(help="Branch, tag, commit or refs/pr/N.")] = None,
     kind: Annotated[RepositoryKind, typer.Option(help="Laws and models, or points.")] = RepositoryKind.MODEL,
     patience: Annotated[float, typer.Option(help="Seconds to wait for a busy Hub, in all.")] = 300.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Fetch a law, a model or points from the Hub into a folder, every file checked.
 
@@ -38,4 +40,4 @@ def pull(
         patience=patience,
         say=lambda sentence: typer.echo(sentence, err=True),
     )
-    typer.echo(f"Fetched into {folder}")
+    typer.echo(json.dumps({"folder": str(folder)}, indent=2) if as_json else f"Fetched into {folder}")

@@ -205,6 +205,7 @@ def emit(
     only: _Only = None,
     seed: _Seed = None,
     quiet: _Quiet = False,
+    as_json: _Json = False,
 ) -> None:
     """Write the run folders of what is missing, and print a file for another engine that carries them out.
 
@@ -226,7 +227,9 @@ def emit(
         seeds=seed or (),
         say=_telling(quiet, err=True),
     )
-    typer.echo(emit_jobs(config.name, specs, folder, form), nl=False)
+    text = emit_jobs(config.name, specs, folder, form)
+    record = {"format": form, "folder": str(folder), "file": text}
+    typer.echo(json.dumps(record, indent=2) + "\n" if as_json else text, nl=False)
 
 
 def _telling(quiet: bool, *, err: bool) -> Callable[[str], None]:

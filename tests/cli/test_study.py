@@ -68,6 +68,16 @@ def test_points_of_a_study_are_written(tiny_study, tmp_path):
     assert len(read_points(tmp_path / "all.jsonl").points) == 1
 
 
+def test_a_file_for_another_engine_is_printed_or_told_as_json(file, tmp_path, monkeypatch):
+    specs = planned_runs(demo_study(), None)[0]
+    monkeypatch.setattr("hf_bootstrap.study.conduct.make_ready", lambda *args, **kwargs: specs)
+    words = ("emit", file, "--out", tmp_path / "out", "--format", "skypilot")
+    printed = ask(*words).output
+    assert printed.count("accelerate launch") >= 1
+    told = json.loads(ask(*words, "--json").output)
+    assert told == {"format": "skypilot", "folder": str(tmp_path / "out"), "file": printed}
+
+
 @pytest.fixture
 def tiny_study(tmp_path):
     from tests.study.conftest import make_tiny_grid

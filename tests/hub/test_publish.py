@@ -29,6 +29,18 @@ def law(tmp_path_factory):
     return folder
 
 
+def answer(client, *words):
+    """What a command prints with --json."""
+    return json.loads(
+        client.run(
+            "import contextlib, io, sys\nfrom hf_bootstrap.cli.main import main\n"
+            f"sys.argv = ['hf-bootstrap', *{[str(word) for word in words]!r}, '--json']\n"
+            "with contextlib.redirect_stdout(io.StringIO()) as told, contextlib.suppress(SystemExit):\n    main()\n"
+            "result = told.getvalue()"
+        )
+    )
+
+
 @pytest.fixture(scope="module")
 def grown(tmp_path_factory):
     folder = tmp_path_factory.mktemp("grown")
@@ -60,6 +72,16 @@ def test_a_law_goes_up_and_down_by_command(client, hub, law, tmp_path):
     assert command(client, "pull", "me/law", "--out", tmp_path / "down") == 0
     assert (tmp_path / "down" / "law.json").read_bytes() == (law / "law.json").read_bytes()
     assert (tmp_path / "down" / "points.jsonl").read_bytes() == (law / "points.jsonl").read_bytes()
+
+
+def test_what_a_push_and_a_pull_did_is_had_as_json(client, hub, law, tmp_path):
+    words = ("publish", law, "--repo-id", "me/told", "--no-compare")
+    first, again = answer(client, *words), answer(client, *words)
+    assert first["changed"]
+    assert not again["changed"]
+    assert first["commit"] == again["commit"]
+    assert first["commit"] in first["url"]
+    assert answer(client, "pull", "me/told", "--out", tmp_path / "down") == {"folder": str(tmp_path / "down")}
 
 
 def test_a_planner_goes_up_as_a_static_space(client, hub, law):
