@@ -12,6 +12,7 @@ from ..errors import StudyError
 from ..records import RunSpec, ScalingPoint
 from ..store import lock, read_json
 from ..units import format_bytes
+from .adopt import adopt_runs
 from .cluster import JobWindow
 from .config import StudyConfig
 from .corpora import Tokens, placeholder_facts, prepare_text
@@ -31,6 +32,7 @@ def conduct_study(
     run_one: str,
     *,
     corpora: str | Path | None = None,
+    points: str | Path | None = None,
     workers: int = 2,
     retries: int = 1,
     only: Sequence[str] = (),
@@ -46,6 +48,7 @@ def conduct_study(
         tokens: what makes tokens of text, such as the module `hf_bootstrap.training.data`.
         run_one: ``"package.module:function"`` that trains one run.
         corpora: folder that `files` of the texts start from.
+        points: a file with points of runs done elsewhere, which are then not done again (`adopt`).
         workers: processes at a time, one thread each.
         retries: times a failed run is tried again.
         only, seeds: methods and seeds to carry out; all if empty.
@@ -61,12 +64,12 @@ def conduct_study(
         StoreError: the folder cannot be written.
     """
     folder = Path(folder)
-    specs = make_ready(config, folder, tokens, corpora=corpora, only=only, seeds=seeds, say=say)
+    specs = make_ready(config, folder, tokens, corpora=corpora, points=points, only=only, seeds=seeds, say=say)
     window = None
     if executor is not None:
         window = JobWindow(folder, job_command("DIR")[:-1], workers, executor, dict(options or {}))
-    points = run_study(specs, folder, run_one, workers=workers, retries=retries, window=window)
-    return best_rates(points)[0]
+    measured = run_study(specs, folder, run_one, workers=workers, retries=retries, window=window)
+    return best_rates(measured)[0]
 
 
 def make_ready(
@@ -75,6 +78,7 @@ def make_ready(
     tokens: Tokens,
     *,
     corpora: str | Path | None = None,
+    points: str | Path | None = None,
     only: Sequence[str] = (),
     seeds: Sequence[int] = (),
     say: Callable[[str], None] = print,
@@ -88,6 +92,9 @@ def make_ready(
     """
     with lock(folder / "text"):
         facts = prepare_text(config, folder, tokens, corpora=None if corpora is None else Path(corpora), say=say)
+    if points is not None:
+        taken = adopt_runs(study_runs(config, facts, known_runs(folder)), folder, points)
+        say(f"{len(taken)} runs taken over from {points}")
     specs = study_runs(config.narrowed(only, seeds), facts, known_runs(folder))
     check_text(specs, facts)
     check_room(specs, folder)

@@ -13,8 +13,10 @@ from hf_bootstrap.errors import StudyError
 from hf_bootstrap.study.conduct import check_room, check_text, make_ready
 from hf_bootstrap.study.config import StudyConfig
 from hf_bootstrap.study.corpora import prepare_text
+from hf_bootstrap.study.points import gather_points, write_points
 
 from .conftest import DEMO_FACTS, SMALL, demo_study_record
+from .test_run import run
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "studies.md"
 
@@ -126,6 +128,17 @@ def test_too_little_text_is_refused_with_the_numbers_before_anything_starts(corp
     with pytest.raises(StudyError, match=r"en-train\.safetensors has [\d,]+ tokens and 10,240,000 are asked"):
         make_ready(config, tmp_path, Characters(), corpora=corpora, say=lambda text: None)
     assert not (tmp_path / "runs").exists()
+
+
+def test_runs_whose_points_a_file_holds_are_done_before_any_is_started(corpora, tmp_path):
+    told = []
+    specs = make_ready(study(), tmp_path / "there", Characters(), corpora=corpora, say=lambda text: None)
+    run(specs, tmp_path / "there")
+    write_points(gather_points(tmp_path / "there"), tmp_path / "points.jsonl")
+    here, points = tmp_path / "here", tmp_path / "points.jsonl"
+    make_ready(study(), here, Characters(), corpora=corpora, points=points, say=told.append)
+    assert f"{len(specs)} runs taken over from {points}" in told
+    assert f"{len(specs)} runs, {len(specs)} of them done before" in told
 
 
 def test_too_little_disk_is_refused_with_the_numbers(tiny_grid, tmp_path, monkeypatch):
