@@ -15,7 +15,7 @@ from .fitting import Fit, refit
 from .points import Points
 from .terms import FloatArray
 
-__all__ = ["FEW", "MANY", "Clusters", "Replicates", "find_clusters", "no_replicates", "replicate"]
+__all__ = ["FEW", "MANY", "Clusters", "Replicates", "draw_clusters", "find_clusters", "no_replicates", "replicate"]
 
 MANY = 6  # clusters from which a bootstrap of clusters can be trusted
 _PERCENTILES = 30  # clusters below which the tails of the resamples are no guide to those of the estimate
@@ -156,7 +156,10 @@ def replicate(fit: Fit, points: Points, *, resamples: int = 1000, seed: int = 0)
             f"Too few bases: {clusters} clusters ({unit}). Intervals leave out one at a time (jackknife, t with "
             f"{clusters - 1} degrees of freedom); they are wide and rest on {clusters} values."
         )
-    weights, strata = _leave_out(groups, len(points)) if few else _draw(groups, len(points), resamples, seed)
+    if few:
+        weights, strata = _leave_out(groups, len(points))
+    else:
+        weights, strata = draw_clusters(groups, len(points), resamples, seed), np.zeros(resamples, dtype=np.int64)
     refitted = refit(fit, points.logs(fit.form), points.loss[None], weights)
     return Replicates(
         theta=refitted.theta,
@@ -239,10 +242,8 @@ def _leave_out(groups: Sequence[list[npt.NDArray[np.int64]]], rows: int) -> tupl
     return np.array(weights), np.array(strata)
 
 
-def _draw(
-    groups: Sequence[list[npt.NDArray[np.int64]]], rows: int, resamples: int, seed: int
-) -> tuple[FloatArray, npt.NDArray[np.int64]]:
-    """How often each row takes part in each resample.
+def draw_clusters(groups: Sequence[list[npt.NDArray[np.int64]]], rows: int, resamples: int, seed: int) -> FloatArray:
+    """How often each row takes part in each resample of whole clusters, stratum by stratum: (resamples, rows).
 
     Draws with fewer than three different clusters of a stratum are drawn again: no law can be fitted to them.
     """
@@ -255,4 +256,4 @@ def _draw(
             counts[poor] = rng.multinomial(m, np.full(m, 1 / m), size=int(poor.sum()))
         for column, members in zip(counts.T, stratum, strict=True):
             weights[:, members] = column[:, None]
-    return weights, np.full(resamples, 0)
+    return weights

@@ -1,4 +1,4 @@
-"""What a study's points say: for each method its law, its rivals, the nulls, and where scratch would win.
+"""What a study's points say: for each method its law, its rivals, the nulls, its seeds, and where scratch would win.
 
 Asks the laws; showing the answers is the business of `report`.
 """
@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import LawError, PointError
+from ..laws.across import compare_exponents
 from ..laws.decisions import Decision
 from ..laws.evidence import Comparison, compare_forms
 from ..laws.law import ScalingLaw
 from ..laws.saturation import NullTest, SaturationTest, Verdict, saturation_test
 from ..records import RunSpec, ScalingPoint
 from ..store import RunFolder, read_json
+from .seeds import SeedSpread, seed_spread
 
-__all__ = ["Finding", "GrowthProof", "analyse"]
+__all__ = ["Finding", "GrowthProof", "across_methods", "analyse"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,7 @@ class Finding:
         law: the two-stage law; None where it cannot be fitted, then `problem` says why.
         saturation: what alpha3 means; comparison: of all forms; crossovers: by D1. None or empty where there is no law.
         growth: one proof per base that was grown.
+        seeds: how far repeats differ.
     """
 
     method: str
@@ -62,6 +65,7 @@ class Finding:
     base_tokens: tuple[int, ...]
     n_points: int
     n_scratch: int
+    seeds: SeedSpread
     law: ScalingLaw | None = None
     problem: str | None = None
     saturation: SaturationTest | None = None
@@ -95,6 +99,32 @@ def analyse(folder: str | Path, points: Sequence[ScalingPoint], draws: int = 200
     return [_finding(Path(folder), points, method, draws) for method in methods]
 
 
+def across_methods(points: Sequence[ScalingPoint], findings: Sequence[Finding]) -> list[str]:
+    """Whether methods of one text and one size share their exponents, in words; those that stand alone are left out."""
+    told = []
+    groups: list[list[Finding]] = []
+    for finding in findings:
+        if finding.law is not None and finding.n_params is not None:
+            alike = (g for g in groups if g[0].domain == finding.domain and _same_size(g[0].n_params, finding.n_params))
+            group = next(alike, None)
+            if group is None:
+                groups.append([finding])
+            else:
+                group.append(finding)
+    for group in groups:
+        methods = [finding.method for finding in group]
+        if len(methods) > 1:
+            try:
+                told.append(str(compare_exponents(points, methods)))
+            except LawError as error:
+                told.append(f"The exponents of {' and '.join(methods)} were not compared. {error}")
+    return told
+
+
+def _same_size(one: int | None, other: int | None) -> bool:
+    return one is not None and other is not None and abs(one - other) <= 0.01 * min(one, other)
+
+
 def _finding(folder: Path, points: Sequence[ScalingPoint], method: str, draws: int) -> Finding:
     own = [point for point in points if point.method == method and point.phase == "end" and point.tokens]
     every = [point for point in points if point.method == method]
@@ -112,6 +142,7 @@ def _finding(folder: Path, points: Sequence[ScalingPoint], method: str, draws: i
         "base_tokens": tuple(sorted({point.base_tokens for point in every})),
         "n_points": len(own),
         "n_scratch": len(scratch),
+        "seeds": seed_spread([*own, *scratch], method),
         "growth": tuple(_growth_proofs(folder, points, every)),
     }
     try:

@@ -10,6 +10,7 @@ from ..laws.evidence import Comparison
 from ..records import ScalingPoint
 from ..units import format_count
 from .analysis import Finding, GrowthProof
+from .seeds import SeedSpread
 
 __all__ = [
     "about_method",
@@ -23,6 +24,7 @@ __all__ = [
     "limits",
     "measured_words",
     "overview",
+    "seed_words",
     "with_greek",
 ]
 
@@ -191,6 +193,18 @@ def growth_words(proofs: Sequence[GrowthProof]) -> str:
             "leaving that model alone would have been better."
         )
     return told
+
+
+def seed_words(seeds: SeedSpread) -> str:
+    """How far repeats differ, and what each would say alone; empty with one seed."""
+    if seeds.typical is None:
+        return ""
+    told = f"The standard deviation over seeds is {seeds.typical:.2%} of the loss in the middle of the cells."
+    if seeds.alpha3_spread is None:
+        return told
+    values = ", ".join(f"{value:+.4f} (seed {seed})" for seed, value in seeds.alpha3.items())
+    mean, spread = seeds.alpha3_spread
+    return f"{told} Each seed alone gives α3 = {values}: {mean:+.4f} on average, standard deviation {spread:.4f}."
 
 
 def limits(points: Sequence[ScalingPoint]) -> list[str]:

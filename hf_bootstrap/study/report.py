@@ -1,4 +1,4 @@
-"""A study's answer for people: one self-contained page, and ten lines for the terminal.
+"""A study's answer for people: one self-contained page, the same as Markdown, and ten lines for the terminal.
 
 Everything shown was found by `analysis`; here it is put into words, tables and figures.
 """
@@ -14,7 +14,7 @@ from ..laws.report import summary_text
 from ..pages import fill
 from ..records import ScalingPoint
 from ..store import write_atomic
-from .analysis import Finding
+from .analysis import Finding, across_methods
 from .prose import (
     about_method,
     apart_words,
@@ -26,6 +26,7 @@ from .prose import (
     limits,
     measured_words,
     overview,
+    seed_words,
     with_greek,
 )
 from .run import file_name
@@ -37,6 +38,7 @@ from .tables import (
     growth_row,
     point_row,
     ridge_rows,
+    seed_table,
     text_rows,
     versions_words,
 )
@@ -61,6 +63,8 @@ def write_report(
 ) -> Path:
     """Save the laws to ``law-<method>/`` and write ``report.html``, one file without any outside reference.
 
+    ``report.md`` says the same where Markdown is read; its figures are those of the saved laws.
+
     Args:
         folder: of the study.
         points: all of them, as `run_study` returns them.
@@ -78,8 +82,9 @@ def write_report(
     for finding in findings:
         if finding.law is not None:
             finding.law.save_pretrained(folder / f"law-{file_name(finding.method)}")
-    page = fill("report.html", _context(folder, points, findings, text or {}))
-    write_atomic(folder / "report.html", page)
+    context = _context(folder, points, findings, text or {})
+    write_atomic(folder / "report.md", fill("report.md", context, shown=_plain))
+    write_atomic(folder / "report.html", fill("report.html", context))
     return folder / "report.html"
 
 
@@ -101,6 +106,11 @@ def terminal_summary(findings: Sequence[Finding], points: Sequence[ScalingPoint]
     return "\n".join(lines)
 
 
+def _plain(value: Any) -> Any:
+    """A value inside Markdown: names and messages from files may neither make markup nor break a table."""
+    return re.sub(r"([\\`*_<>\[\]|#])", r"\\\1", value).replace("\n", " ") if isinstance(value, str) else value
+
+
 def _context(
     folder: Path, points: Sequence[ScalingPoint], findings: Sequence[Finding], text: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -111,6 +121,7 @@ def _context(
         "headline": headline(findings),
         "overview": overview(points),
         "sections": [_section(finding) for finding in findings],
+        "across": [told.split("\n") for told in across_methods(points, findings)],
         "limits": limits(points),
         "law_folder": f"{folder.name}/law-{file_name(first.method) if first else 'method'}",
         "example": _example(first),
@@ -133,6 +144,9 @@ def _section(finding: Finding) -> dict[str, Any]:
         "answer": measured_words(finding),
         "growth": [growth_row(proof) for proof in finding.growth],
         "growth_words": growth_words(finding.growth),
+        "seeds": seed_table(finding),
+        "seed_words": seed_words(finding.seeds),
+        "law": f"law-{file_name(finding.method)}",
         "summary": None,
     }
     if finding.law is None or finding.verdict is None or finding.comparison is None:

@@ -13,6 +13,7 @@ from ..records import ScalingPoint
 from ..units import format_bytes, format_count
 from .analysis import Finding, GrowthProof
 from .prose import crossover_notes, form_words
+from .seeds import Cell
 
 __all__ = [
     "alpha3_words",
@@ -22,6 +23,7 @@ __all__ = [
     "growth_row",
     "point_row",
     "ridge_rows",
+    "seed_table",
     "text_rows",
     "versions_words",
 ]
@@ -83,6 +85,30 @@ def ridge_rows(finding: Finding) -> list[dict[str, str]]:
     if found is None:
         return []
     return [{"alpha3": f"{a:+.4f}", "floor": f"{e:.2f}", "more": f"{more:+.0%}"} for a, e, more in found.ridge()]
+
+
+def seed_table(finding: Finding) -> dict[str, Any] | None:
+    """Mean loss of every cell and its standard deviation over the seeds: a row for each D1, a column for each D2."""
+    cells = {(cell.base_tokens, cell.tokens): cell for cell in finding.seeds.cells}
+    if finding.seeds.typical is None:
+        return None
+    d1s, d2s = (sorted({cell[side] for cell in cells}) for side in (0, 1))
+    return {
+        "columns": [format_count(d2) for d2 in d2s],
+        "rows": [
+            {
+                "base": format_count(d1) if d1 else "from scratch",
+                "cells": [_cell_words(cells.get((d1, d2))) for d2 in d2s],
+            }
+            for d1 in d1s
+        ],
+    }
+
+
+def _cell_words(cell: Cell | None) -> str:
+    if cell is None:
+        return "–"
+    return f"{cell.loss:.4f}" if cell.spread is None else f"{cell.loss:.4f} ± {cell.spread:.4f}"
 
 
 def crossover_row(base_tokens: int, decision: Decision) -> dict[str, str]:

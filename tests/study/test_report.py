@@ -156,7 +156,9 @@ def test_what_comes_from_records_is_escaped(study, demo_points, tmp_path):
     html = write_report(tmp_path, points, findings, text).read_text()
     assert "<script" not in html
     assert "&lt;script&gt;" in html
-    assert {p.name for p in tmp_path.iterdir()} == {"report.html", "law-_script_alert_x_script_"}
+    assert {p.name for p in tmp_path.iterdir()} == {"report.html", "report.md", "law-_script_alert_x_script_"}
+    told = (tmp_path / "report.md").read_text()
+    assert "<script" not in told.replace("\\<script", "")
 
 
 def test_points_too_few_for_a_law_give_a_report_that_says_so(demo_points, tmp_path):
