@@ -132,7 +132,7 @@ def _pull(
                     local_dir=into,
                     library_name="hf-bootstrap",
                 )
-            found = _checked(Path(folder), Remote(head.commit, head.private, wanted), repo_id)
+            found = _checked(Path(folder), Remote(head.commit, wanted), repo_id)
             if into is None:
                 _remember(found, revision or "main", head.commit)
             return found

@@ -8,6 +8,7 @@ is there is not sent.
 
 import fnmatch
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,19 @@ from ..errors import HubError
 from .patience import Patience, Say
 from .refusals import failures
 
-__all__ = ["Content", "Kind", "Merge", "Pushed", "Remote", "blob_ids", "client", "folder_files", "look", "push_files"]
+__all__ = [
+    "Content",
+    "Kind",
+    "Merge",
+    "Pushed",
+    "Remote",
+    "blob_ids",
+    "check_name",
+    "client",
+    "folder_files",
+    "look",
+    "push_files",
+]
 
 Kind = Literal["model", "dataset", "space"]
 Content = bytes | Path
@@ -49,7 +62,6 @@ class Remote:
     """One revision as it is on the Hub: path -> (id of its content, bytes)."""
 
     commit: str
-    private: bool
     files: Mapping[str, tuple[str, int]]
 
 
@@ -110,6 +122,7 @@ def push_files(
     """
     if not files:
         raise HubError(f"There is nothing to push to {repo_id}: no files were given. Name some.")
+    check_name(repo_id)
     waits = Patience(patience, say)
     push = _Push(client(), repo_id, kind, revision, create_pr, message, dict(files), dict(merge or {}), tuple(owned))
     made = False
@@ -119,9 +132,19 @@ def push_files(
                 if not made:
                     _make_repository(push, private, space_sdk)
                     made = True
-                return _attempt(push, private)
+                return _attempt(push)
         except failures() as error:
             waits.after(error, f"The push to {repo_id}")
+
+
+def check_name(repo_id: str) -> None:
+    """Refuse what can be no repository of somebody, before anything takes time.
+
+    Raises:
+        HubError: it is not of the form ``user/name``.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*", repo_id):
+        raise HubError(f"{repo_id!r} is no name of a repository on the Hub. Write user/name, such as me/code-law.")
 
 
 def client() -> Any:
@@ -167,7 +190,7 @@ def look(api: Any, repo_id: str, kind: Kind, revision: str | None) -> Remote:
             files[entry.path] = (entry.blob_id if lfs is None else lfs.sha256, int(entry.size))
         if len(files) > _MOST_FILES:
             raise HubError(f"{repo_id} has more than {_MOST_FILES:,} files; it is not read to its end.")
-    return Remote(str(info.sha), bool(info.private), files)
+    return Remote(str(info.sha), files)
 
 
 def blob_ids(content: Content) -> tuple[str, str]:
@@ -186,6 +209,11 @@ def _make_repository(push: _Push, private: bool | None, space_sdk: str | None) -
     from huggingface_hub.errors import RevisionNotFoundError
 
     push.api.create_repo(push.repo_id, repo_type=push.kind, private=private, exist_ok=True, space_sdk=space_sdk)
+    if private and not push.api.repo_info(push.repo_id, repo_type=push.kind).private:
+        raise HubError(
+            f"{push.repo_id} is public, and private was asked for; nothing was sent. Make it private in its settings, "
+            "or push to another repository."
+        )
     if push.revision is None or push.revision.startswith("refs/"):
         return
     try:
@@ -194,14 +222,9 @@ def _make_repository(push: _Push, private: bool | None, space_sdk: str | None) -
         push.api.create_branch(push.repo_id, branch=push.revision, repo_type=push.kind, exist_ok=True)
 
 
-def _attempt(push: _Push, private: bool | None) -> Pushed:
+def _attempt(push: _Push) -> Pushed:
     """Look at the head, send what it lacks; a later attempt finds what an earlier one did."""
     head = look(push.api, push.repo_id, push.kind, push.revision)
-    if private and not head.private:
-        raise HubError(
-            f"{push.repo_id} is public, and private was asked for; nothing was sent. Make it private in its settings, "
-            "or push to another repository."
-        )
     landed = _landed_request(push) if push.create_pr else None
     if landed is not None:
         return landed

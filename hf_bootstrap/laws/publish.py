@@ -12,7 +12,7 @@ from ..errors import FitError, HubError, LawError
 from ..hub.cards import front_matter
 from ..hub.patience import Say
 from ..hub.pull import is_repo_id, pull_files
-from ..hub.push import Content, Pushed, push_files
+from ..hub.push import Content, Pushed, check_name, push_files
 from .evidence import RIVALS, Comparison, compare_forms
 from .law_file import LARGEST_LAW, LAW_FILE
 from .law_folder import OWNED, POINTS_FILES, law_files
@@ -60,6 +60,7 @@ def push_law(
     say: Say | None = None,
 ) -> Pushed:
     """One commit with all of a law's files; see `ScalingLaw.push_to_hub`."""
+    check_name(repo_id)
     front_matter(metadata or {})  # what the Hub would refuse, before anything takes time
     comparison = compared(law, say or logging.getLogger("hf_bootstrap").warning) if compare else None
     return push_files(

@@ -57,6 +57,9 @@ def test_a_new_repository_is_private_when_asked_and_a_public_one_is_not_filled(c
     hub.create("me/open")
     with pytest.raises(Failed, match="is public, and private was asked for; nothing was sent"):
         client.run("push_files({'a': b'1'}, 'me/open', private=True)")
+    with pytest.raises(Failed, match="nothing was sent"):
+        client.run("push_files({'a': b'1'}, 'me/open', private=True, revision='trial')")
+    assert "trial" not in str(set(hub.repo("me/open").refs)), "no branch was made either"
     assert len(hub.repo("me/open").history()) == 1
 
 
@@ -184,3 +187,10 @@ def _folder(tmp_path, number):
     folder = tmp_path / f"client-{number}"
     folder.mkdir()
     return folder
+
+
+@pytest.mark.parametrize("name", ["law", "me/", "/law", "me/law/more", "me law/x", "https://hub.example/me/law"])
+def test_a_name_without_an_owner_is_refused_before_the_hub_is_asked(client, hub, name):
+    with pytest.raises(Failed, match=r"no name of a repository on the Hub\. Write user/name"):
+        client.run(f"push_files({{'a': b'1'}}, {name!r})")
+    assert hub.log == []
