@@ -42,7 +42,7 @@ reproduce: .venv/installed
 # Strict: a link or a reference that leads nowhere ends it.
 docs: .venv/installed-for-tests
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
-	@echo "build/site/index.html"
+	@echo "build/site/index.html; with its search: $(PYTHON) -m http.server -d build/site"
 
 test: .venv/installed-for-tests
 	$(PYTEST) tests --ignore=tests/docs -m "not slow"
