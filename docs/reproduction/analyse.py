@@ -215,19 +215,28 @@ def interval_of(low: float | None, high: float | None) -> str:
 
 
 def equal_flops_rows(points: Sequence[ScalingPoint], methods: Sequence[str]) -> list[list[str]]:
-    """Loss at the FLOPs of each mark of the first method; others by straight lines in ln FLOPs between their marks."""
+    """Loss at the FLOPs of each mark of the first method; others by straight lines in ln FLOPs between their marks.
+
+    Last the first method's model from scratch: at the FLOPs of the second stage, and with those of the base added.
+    """
     first = ends(points, methods[0])
+    alone = from_scratch(points, first[0])
+    bases = {p.tokens: p.flops or 0 for p in points if p.method == "scratch" and p.n_params == first[0].n_params_base}
     rows = []
     for d1 in sorted({p.base_tokens for p in first}):
         for d2 in sorted({p.tokens for p in first}):
             asked = fmean(p.flops or 0 for p in first if (p.base_tokens, p.tokens) == (d1, d2))
             row = [format_count(d1), format_count(d2), f"{asked:.2e}"]
-            for method in methods:
-                found = [at_flops(curve, asked) for curve in curves(ends(points, method), d1)]
-                known = [loss for loss in found if loss is not None]
-                row.append(spread(known) if known else "–")
+            row += [at_equal(curves(ends(points, method), d1), asked) for method in methods]
+            row += [at_equal(curves(alone, 0), flops) for flops in (asked, asked + bases.get(d1, np.nan))]
             rows.append(row)
     return rows
+
+
+def at_equal(measured: Sequence[Sequence[tuple[float, float]]], flops: float) -> str:
+    """The loss of each seed's curve at a number of FLOPs, in words."""
+    known = [loss for curve in measured if (loss := at_flops(curve, flops)) is not None]
+    return spread(known) if known else "–"
 
 
 def curves(points: Sequence[ScalingPoint], d1: int) -> list[list[tuple[float, float]]]:
@@ -241,8 +250,8 @@ def curves(points: Sequence[ScalingPoint], d1: int) -> list[list[tuple[float, fl
 
 def at_flops(curve: Sequence[tuple[float, float]], flops: float) -> float | None:
     """The loss at a number of FLOPs inside a curve, straight in ln FLOPs; None outside it (1% aside)."""
-    x, y = np.log([f for f, _ in curve]), [loss for _, loss in curve]
-    if not x[0] - 0.01 <= np.log(flops) <= x[-1] + 0.01:
+    x, y = [float(np.log(f)) for f, _ in curve], [loss for _, loss in curve]
+    if not x or not x[0] - 0.01 <= np.log(flops) <= x[-1] + 0.01:
         return None
     return float(np.interp(np.log(flops), x, y))
 
@@ -368,7 +377,15 @@ def page(points: Sequence[ScalingPoint]) -> str:
         section(
             "At equal FLOPs of the second stage",
             lambda: table(
-                ["base, D1", f"D2 of {same_size[0]}", "FLOPs", *same_size, "continue-same"],
+                [
+                    "base, D1",
+                    f"D2 of {same_size[0]}",
+                    "FLOPs",
+                    *same_size,
+                    "continue-same",
+                    f"{same_size[0]}'s model from scratch",
+                    "the same, the base's FLOPs added",
+                ],
                 equal_flops_rows(best, [*same_size, "continue-same"]),
             ),
         ),
