@@ -12,6 +12,7 @@ import numpy as np
 from . import design_checks
 from .fitting import Fit, refit
 from .identifiability import identify
+from .noise import outliers
 from .points import Points
 from .resampling import Replicates
 from .scratch import WithScratch
@@ -165,8 +166,7 @@ def _grouped(base_tokens: FloatArray, residuals: FloatArray) -> Iterator[str]:
 
 def _look_residuals(points: Points, fit: Fit, replicates: Replicates) -> Iterator[str]:
     del replicates
-    spread = 1.4826 * np.median(np.abs(fit.residuals - np.median(fit.residuals)))
-    far = np.flatnonzero(np.abs(fit.residuals) > 5 * max(spread, 1e-6))
+    far = np.flatnonzero(outliers(fit.residuals, len(fit.theta)))
     if 0 < len(far) <= len(points) // 4:
         names = points.run_id if points.run_id is not None else [f"row {row + 1}" for row in range(len(points))]
         told = ", ".join(f"{names[row]} ({fit.residuals[row]:+.1%})" for row in far[:5])
