@@ -58,7 +58,7 @@ def residual_figure(law: LawLike) -> "Figure":
         if scratch.any() and name != "base_tokens":
             axis.plot(place[scratch], missed[scratch], "s", ms=4, color=QUIET, label="from scratch")
         if name is None:
-            axis.set_xlabel("predicted loss (nats per token)")
+            axis.set_xlabel(f"predicted loss ({fitted.loss_unit})")
         else:
             count_axis(axis, f"{_letter(name, columns)}, {name}")
     axes[0].set(ylabel="measured over predicted, %", title=f"What '{fitted.form.name}' misses; grey: twice the usual")

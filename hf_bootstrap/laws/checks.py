@@ -315,7 +315,7 @@ CHECKS: dict[str, Check] = {
     "extrapolation": Check("How far beyond the data is a question? Checked, and refused, by every prediction.", None),
     "learning rates": Check("Do cells hold several learning rates?", design_checks.look_learning_rates),
     "schedule": Check("Are decayed and undecayed runs mixed?", design_checks.look_schedule),
-    "units": Check("Are tokens and sizes raw counts, and losses all in nats?", design_checks.look_units),
+    "units": Check("Are tokens and sizes raw counts, and losses all in one unit?", design_checks.look_units),
     "zero rows": Check("What became of rows with D1 = 0?", _look_zero_rows),
     "precision": Check("Were losses rounded away? (Laws themselves are saved in full.)", _look_precision),
     "lack of fit": Check("Do repeats show less noise than the law misses?", _look_lack_of_fit),

@@ -111,7 +111,7 @@ class Problems:
         return Place(np.where(known, value, np.inf), -gradient, hessian, residual, slope)
 
     def kinks(self, theta: FloatArray, here: Place) -> FloatArray:
-        """What rows beyond delta would add to the Hessian if their loss were a parabola; `here` is the place of theta."""
+        """What rows beyond delta would add to the Hessian if their loss were a parabola; `here`: the place of theta."""
         size = np.abs(here.residual)
         beyond = self.weights * (size > self.delta) * self.delta / np.maximum(size, self.delta)
         if here.slope is not None:
