@@ -24,7 +24,7 @@ class Place:
         value: (problems,), infinite where the form has no finite value or derivative.
         gradient: (problems, parameters).
         hessian: (problems, parameters, parameters).
-        residual: (problems, rows), ln(measured) - ln(predicted).
+        predicted: (problems, rows), ln of the law there.
         slope: (problems, parameters, rows), of ln(predicted), where it took work; None where the slopes of all terms
             are constants, and sums over them are cheaper.
     """
@@ -32,7 +32,7 @@ class Place:
     value: FloatArray
     gradient: FloatArray
     hessian: FloatArray
-    residual: FloatArray
+    predicted: FloatArray
     slope: FloatArray | None
 
     def take(self, chosen: Rows) -> "Place":
@@ -41,14 +41,14 @@ class Place:
             self.value[chosen],
             self.gradient[chosen],
             self.hessian[chosen],
-            self.residual[chosen],
+            self.predicted[chosen],
             None if self.slope is None else self.slope[chosen],
         )
 
     def put(self, at: Rows, other: "Place", chosen: Rows) -> None:
         """Take the problems `chosen` of another place, in place."""
         self.value[at], self.gradient[at] = other.value[chosen], other.gradient[chosen]
-        self.hessian[at], self.residual[at] = other.hessian[chosen], other.residual[chosen]
+        self.hessian[at], self.predicted[at] = other.hessian[chosen], other.predicted[chosen]
         if self.slope is not None and other.slope is not None:
             self.slope[at] = other.slope[chosen]
 
@@ -108,11 +108,11 @@ class Problems:
                 if i != j:
                     hessian[:, j, i] -= moment
         known = np.isfinite(gradient).all(axis=1) & np.isfinite(hessian).all(axis=(1, 2))
-        return Place(np.where(known, value, np.inf), -gradient, hessian, residual, slope)
+        return Place(np.where(known, value, np.inf), -gradient, hessian, predicted, slope)
 
     def kinks(self, theta: FloatArray, here: Place) -> FloatArray:
         """What rows beyond delta would add to the Hessian if their loss were a parabola; `here`: the place of theta."""
-        size = np.abs(here.residual)
+        size = np.abs(self.log_loss - here.predicted)
         beyond = self.weights * (size > self.delta) * self.delta / np.maximum(size, self.delta)
         if here.slope is not None:
             return _outer(here.slope, beyond)
@@ -130,8 +130,8 @@ class Problems:
         if slope is None:
             terms = self.form.search_terms(self.logs, theta)
             slope = _slope(terms, add_up(terms)[1])
-        inside = self.weights * (np.abs(here.residual) <= self.delta)
-        miss = here.residual - there.residual - ((trial - theta)[:, None] @ slope)[:, 0]
+        inside = self.weights * (np.abs(self.log_loss - here.predicted) <= self.delta)
+        miss = there.predicted - here.predicted - ((trial - theta)[:, None] @ slope)[:, 0]
         pull = np.where(inside > 0, inside * miss, 0.0)
         return np.asarray((slope @ np.where(np.isfinite(pull), pull, 0.0)[..., None])[..., 0])
 

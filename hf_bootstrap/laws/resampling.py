@@ -142,20 +142,12 @@ def replicate(fit: Fit, points: Points, *, resamples: int = 1000, seed: int = 0)
     found = find_clusters(points)
     unit, groups, notes = found.unit, found.strata, list(found.notes)
     clusters = len(groups[0])
-    k = len(fit.theta)
     if clusters < FEW:
         notes.append(
             f"There are no intervals: too few bases ({clusters}) to see how much one differs from another. "
             f"Measure second stages from at least {FEW} bases; {MANY} trunks would do well."
         )
-        return Replicates(
-            theta=np.empty((0, k)),
-            method="none",
-            unit=unit,
-            clusters=clusters,
-            strata=np.empty(0, int),
-            notes=(*notes,),
-        )
+        return no_replicates(len(fit.theta), unit=unit, clusters=clusters, notes=tuple(notes))
     few = clusters < MANY
     if few:
         notes.append(

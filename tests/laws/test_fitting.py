@@ -1,12 +1,16 @@
 """The engine against published optima, scipy, and plain definitions."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy import optimize
 
 from hf_bootstrap.errors import FitError
+from hf_bootstrap.laws.fitted import completed
 from hf_bootstrap.laws.fitting import fit_form, refit
 from hf_bootstrap.laws.forms import FORMS
+from hf_bootstrap.laws.points import Points
 from hf_bootstrap.laws.terms import add_up
 
 from .grids import chinchilla_240
@@ -163,3 +167,18 @@ def test_objectives_that_do_not_exist_are_refused(options, message):
     form, logs, loss, _ = bootstrap_points(0)
     with pytest.raises(FitError, match=message):
         fit_form(form, logs, loss, **options)
+
+
+@pytest.mark.parametrize("method", ["stack", "expand-split"])
+def test_a_refit_comes_back_from_a_floor_of_zero(method):
+    """The demo's laws have no floor; left without one base, the best law has one of 1.7 to 1.8 nats."""
+    points = Points.read(Path(__file__).parents[2] / f"docs/demo/{method}.jsonl")
+    form, points = completed(FORMS["bootstrap"], points)
+    logs = points.logs(form)
+    fit = fit_form(form, logs, points.loss)
+    assert form.floors(fit.theta[None])[0] < 1e-3
+    kept = np.array([points.base_tokens != level for level in np.unique(points.base_tokens)[1:]])
+    found = refit(fit, logs, points.loss[None], kept.astype(float))
+    globally = [fit_form(form, {n: x[k] for n, x in logs.items()}, points.loss[k]) for k in kept]
+    np.testing.assert_allclose(found.value, [other.value for other in globally], rtol=1e-6)
+    assert form.floors(found.theta).max() > 1.5
