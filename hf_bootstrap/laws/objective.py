@@ -157,8 +157,8 @@ def _finite(value: FloatArray) -> FloatArray:
 
 
 def _shared(terms: Sequence[Term | Part]) -> bool:
-    """Whether no term's slope depends on the problem."""
-    return all(len(term.slope) == 1 for term in terms)
+    """Whether no term's slope depends on the problem, also where there is only one."""
+    return all(len(term.slope) == 1 and not term.curvature for term in terms)
 
 
 def _outer(slope: FloatArray, weight: FloatArray) -> FloatArray:
