@@ -212,5 +212,5 @@ def _forecast(law: ScalingLaw, base_tokens: float | None) -> str:
     for tokens in ranges["tokens"]:
         found = law.predict(base_tokens=base_tokens, tokens=tokens)
         interval = "interval not known" if found.low is None else f"95%: {found.low:.3f} to {found.high:.3f}"
-        told.append(f"{found.value:.3f} nats per token after {format_count(tokens)} more tokens ({interval})")
+        told.append(f"{found.value:.3f} {law.fitted.loss_unit} after {format_count(tokens)} more tokens ({interval})")
     return f"By the law {law.fitted.form.name}, from a base of {format_count(base_tokens)} tokens: {'; '.join(told)}."

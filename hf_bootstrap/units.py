@@ -5,6 +5,7 @@ place that turns "3B" into 3_000_000_000 and back.
 """
 
 import decimal
+import enum
 import math
 import numbers
 import re
@@ -12,6 +13,7 @@ import re
 from .errors import QuantityError
 
 __all__ = [
+    "LossUnit",
     "format_bytes",
     "format_count",
     "format_duration",
@@ -19,6 +21,23 @@ __all__ = [
     "parse_quantity",
     "training_flops_per_token",
 ]
+
+
+class LossUnit(enum.StrEnum):
+    """What a loss is counted in; prints as a reader would write it."""
+
+    NATS = "nats per token"
+    BITS = "bits per byte"
+
+    @property
+    def short(self) -> str:
+        """Of a difference, or where what it is per was said before: nats or bits."""
+        return self.value.split()[0]
+
+    def spell(self, text: str) -> str:
+        """A text about nats per token, in this unit."""
+        return text.replace("nats per token", self).replace("nats", self.short)
+
 
 # One letter per power of a thousand, the way the field writes them ("7B", "1.4T"). A small "e" is an
 # exponent that was not finished, not an exa: "3e" must not become three quintillion tokens.

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import LawError, PredictionError
 from ..laws.law import ScalingLaw
-from ..units import format_count
+from ..units import LossUnit, format_count
 from .base_tokens import BaseTokens
 from .candidates import Candidate
 
@@ -21,7 +21,7 @@ _SIZE = 2.0  # a law without a term for size answers for models up to this facto
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """A loss in nats per token, over the whole range of D1.
+    """A loss in the unit of its law, over the whole range of D1.
 
     Attributes:
         value: at the middle of the range.
@@ -55,6 +55,7 @@ class Outlook:
         crossover: second-stage tokens up to which reuse wins, in words, at each end of the range of D1.
         saturation: what base tokens have done to the exponent, in words; None where the law has none.
         same_as: what a loss must share to be compared: evaluation text, tokenizer.
+        unit: of the losses.
         notes: why something is not known, and what to know before acting.
     """
 
@@ -66,6 +67,7 @@ class Outlook:
     crossover: str | None = None
     saturation: str | None = None
     same_as: str | None = None
+    unit: LossUnit = LossUnit.NATS
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -117,6 +119,8 @@ def look_ahead(
     notes = [f"The law does not apply, and was asked to answer all the same: {' '.join(reasons)}"] if reasons else []
     reused = _loss(law, base.marks, candidate, notes, extrapolate)
     fresh = scratch if scratch is not None else law if law.fitted.form.covers_scratch else None
+    if fresh is not None and fresh.fitted.loss_unit != law.fitted.loss_unit:
+        fresh = None  # the note on the crossover says why
     told, chance = (None, None) if reused is None else _crossings(law, scratch, base, candidate, notes)
     return Outlook(
         method=name,
@@ -127,6 +131,7 @@ def look_ahead(
         crossover=told,
         saturation=_saturation(law, base),
         same_as=_same_as(law),
+        unit=law.fitted.loss_unit,
         notes=(*notes, _about_text(law)),
     )
 

@@ -3,7 +3,7 @@
 import textwrap
 from typing import TYPE_CHECKING
 
-from ..units import format_bytes, format_count, format_duration
+from ..units import LossUnit, format_bytes, format_count, format_duration
 from .base_tokens import KINDS
 from .candidates import Candidate
 from .outlook import Outlook, spell_chance
@@ -35,7 +35,8 @@ def reuse_page(plan: "ReusePlan") -> str:
     lines += ["", f"What it takes (memory of {shared}: weights, gradients, Adam; activations come on top{limit})"]
     lines += _table([_cost(candidate) for candidate in plan.candidates])
     lines += [f"  {c.name}: {c.problem}" for c in plan.candidates if c.problem]
-    lines += ["", "What to expect (nats per token, 95% intervals)"]
+    units = dict.fromkeys(o.unit for o in plan.outlooks if o.reused is not None) or [LossUnit.NATS]
+    lines += ["", f"What to expect ({' or '.join(units)}, 95% intervals)"]
     for outlook in plan.outlooks:
         lines += _outlook(outlook)
     lines += ["", "Recommendation"]
@@ -74,6 +75,8 @@ def _table(rows: list[tuple[str, ...]]) -> list[str]:
 
 def _outlook(found: Outlook) -> list[str]:
     lines = [f"  {found.method}" + (f", by {found.law}" if found.law else "")]
+    if found.reused is not None and found.unit is not LossUnit.NATS:
+        lines[0] += f", in {found.unit}"
     for name, value in (("reused", found.reused), ("from scratch", found.scratch)):
         if value is not None:
             lines.append(f"    {name:<13}{value}")

@@ -243,7 +243,7 @@ def _best(group: Sequence[Outlook]) -> Recommendation:
         chance: tuple[float, float] | None = (low, high) if choice == mine.method else (1 - high, 1 - low)
     else:
         chance = None if mine is other else _below(best, next_best)
-    gap = f"Expected {next_best.value - best.value:.4f} nats below {rival}"
+    gap = f"Expected {next_best.value - best.value:.4f} {mine.unit.short} below {rival}"
     if chance is None:
         return Recommendation(choice=choice, rival=rival, probability=None, reason=f"{gap}; how surely is not known.")
     told = spell_chance(chance)

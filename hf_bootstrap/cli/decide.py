@@ -62,7 +62,10 @@ def decide(
     flops: Annotated[str | None, typer.Option(help="best-split, compute-optimal: the budget: 1e21.")] = None,
     unique_tokens: Annotated[str | None, typer.Option(help="Tokens of one epoch, for data_constrained.")] = None,
     mixture_ratio: Annotated[float | None, typer.Option(help="Share of the domain in the tokens, for d_cpt.")] = None,
-    loss: Annotated[float | None, typer.Option(help="tokens-for: nats per token to reach.")] = None,
+    loss: Annotated[
+        float | None,
+        typer.Option(help="tokens-for: to be reached, in the unit of the law."),
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Of a law on the Hub: branch, tag or commit.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

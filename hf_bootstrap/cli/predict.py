@@ -31,13 +31,14 @@ def predict(
     counts: dict[str, Any] = {name: None if x is None else parse_count(x, name) for name, x in asked.items()}
     counts["mixture_ratio"] = mixture_ratio
     found = law.predict(**counts, extrapolate=extrapolate)
-    record = {"loss": found.value, "low": found.low, "high": found.high, "reach": found.reach}
+    unit = law.fitted.loss_unit
+    record = {"loss": found.value, "unit": unit, "low": found.low, "high": found.high, "reach": found.reach}
     if as_json:
         typer.echo(json.dumps({**counts, **record}, indent=2))
         return
     interval = "interval not known" if found.low is None else f"95% interval {found.low:.4f} to {found.high:.4f}"
     far = "distance from the data not known" if found.reach is None else _where(found.reach)
-    typer.echo(f"{found.value:.4f} nats per token ({interval}; {far})")
+    typer.echo(f"{found.value:.4f} {unit} ({interval}; {far})")
 
 
 def _where(reach: Any) -> str:

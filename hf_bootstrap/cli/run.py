@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
+from .bars import progress_bar
+
 __all__ = ["run"]
 
 
@@ -31,7 +33,7 @@ def run(
     Example: hf-bootstrap run study/runs/0123456789abcdef --json
     """
     from ..store import RunFolder
-    from ..units import parse_count
+    from ..units import format_count, parse_count
 
     here = RunFolder(folder)
     spec = here.spec()
@@ -39,7 +41,8 @@ def run(
     if not before:
         every = parse_count(save_every, "--save-every") if save_every else max(spec.tokens // 10, 1)
         # Trainer prints its logs; standard output is for the answer.
-        with contextlib.redirect_stdout(sys.stderr), _terminable(), _bar(spec.tokens, quiet or as_json) as report:
+        bar = progress_bar(spec.tokens, format_count, "tokens", quiet=quiet or as_json or _rank() > 0)
+        with contextlib.redirect_stdout(sys.stderr), _terminable(), bar as report:
             _train(here, every, report)
     if _rank() == 0:
         _say(here, before, as_json)
@@ -100,22 +103,3 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
-def _bar(tokens: int, quiet: bool) -> Iterator[Callable[[int], None] | None]:
-    """A function that shows trained tokens and the time left on a terminal; None elsewhere."""
-    if quiet or _rank() or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from ..units import format_count
-
-    columns = (BarColumn(bar_width=30), TextColumn("{task.description}", markup=False), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("starting", total=tokens)
-        yield lambda done: bar.update(
-            task, completed=done, description=f"{format_count(done)} of {format_count(tokens)} tokens"
-        )

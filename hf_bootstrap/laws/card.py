@@ -77,7 +77,7 @@ def card_text(
         name=title or inner.name,
         what=_what(fitted, points),
         formula=code(fitted.form.formula),
-        symbols=Markdown("; ".join(symbols) + ". Raw counts, natural logarithms; loss L in nats per token."),
+        symbols=Markdown(f"{'; '.join(symbols)}. Raw counts, natural logarithms; loss L in {fitted.loss_unit}."),
         source=inner.source,
         parameters=_parameters(fitted),
         fitted=_fit_sentence(fitted),
@@ -124,7 +124,7 @@ def _what(law: FittedLaw, points: Points | None) -> str:
 
 def _parameters(law: FittedLaw) -> Markdown:
     units = law.form.units
-    rows = [[code(row[0]), *row[1:], units.get(row[0], "")] for row in parameter_rows(law)]
+    rows = [[code(row[0]), *row[1:], law.loss_unit.spell(units.get(row[0], ""))] for row in parameter_rows(law)]
     if law.replicates.method == "none":
         return table(["parameter", "value", "meaning"], [[row[0], row[1], row[5]] for row in rows])
     return table(["parameter", "value", "standard error", "2.5%", "97.5%", "meaning"], rows)

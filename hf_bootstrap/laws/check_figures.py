@@ -14,8 +14,10 @@ from .drawing import ACCENT, INK, LETTERS, QUIET, count_axis, law_and_points, ne
 from .evidence import Comparison
 from .fitted import LawLike
 from .held_out import HeldOut, hold_out_largest
+from .noise import outliers, usual_error
 from .profiles import Profile
 from .saturation import NullTest
+from .terms import FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,13 +25,15 @@ if TYPE_CHECKING:
 
 __all__ = ["form_table", "held_out_figure", "null_figure", "profile_figure", "residual_figure"]
 
+_LABEL = (0.06, 0.055)  # of a panel, width and height of a number of one digit
+
 
 @styled
 def residual_figure(law: LawLike) -> "Figure":
     """What the law misses, in % of the loss, against every column and against the prediction.
 
-    The grey band holds twice the usual error (1.48 times the median absolute residual). The three rows farthest beyond
-    five times of it are named in the last panel, where runs have names.
+    The grey band holds twice the usual error (see `noise.usual_error`). The three outliers farthest beyond it are
+    numbered in every panel and named below, where runs have names.
 
     Raises:
         LawError: the law has no points at hand.
@@ -38,11 +42,12 @@ def residual_figure(law: LawLike) -> "Figure":
     logs = points.logs(fitted.form)
     expected = np.exp(fitted.form.log_loss(logs, fitted.theta[None])[0])
     missed = 100 * (points.loss / expected - 1)
-    usual = 1.4826 * float(np.median(np.abs(missed)))
-    runs = [] if points.run_id is None else list(points.run_id)
-    named = [row for row in np.argsort(-np.abs(missed))[:3] if runs and abs(missed[row]) > 5 * usual]
+    residuals, k = np.log1p(missed / 100), len(fitted.theta)
+    usual = 100 * usual_error(residuals, k)
+    far = np.flatnonzero(outliers(residuals, k))
+    named = far[np.argsort(-np.abs(missed[far]))][: 0 if points.run_id is None else 3]
     columns = sorted(fitted.form.columns, key=list(LETTERS).index)
-    figure, axes = new_figure(3.4 * (len(columns) + 1), 3.2, len(columns) + 1)
+    figure, axes = new_figure(3.4 * (len(columns) + 1), 3.2 + 0.15 * len(named), len(columns) + 1)
     scratch = points.from_scratch
     for axis, name in zip(axes, [*columns, None], strict=True):
         place = expected if name is None else getattr(points, name)
@@ -53,16 +58,45 @@ def residual_figure(law: LawLike) -> "Figure":
         if scratch.any() and name != "base_tokens":
             axis.plot(place[scratch], missed[scratch], "s", ms=4, color=QUIET, label="from scratch")
         if name is None:
-            for row in named:
-                axis.annotate(str(runs[row]), (place[row], missed[row]), fontsize=6.5, color=ACCENT, ha="right")
-            axis.set_xlabel("predicted loss (nats per token)")
+            axis.set_xlabel(f"predicted loss ({fitted.loss_unit})")
         else:
             count_axis(axis, f"{_letter(name, columns)}, {name}")
     axes[0].set(ylabel="measured over predicted, %", title=f"What '{fitted.form.name}' misses; grey: twice the usual")
+    same_heights(axes)
+    for axis, name in zip(axes, [*columns, None], strict=True):
+        place = expected if name is None else getattr(points, name)
+        seen = named if name != "base_tokens" else named[~scratch[named]]
+        _number(axis, place[seen], missed[seen], [str(1 + int(np.flatnonzero(named == row)[0])) for row in seen])
+    if len(named) and points.run_id is not None:
+        told = [f"{n}  {points.run_id[row]} ({missed[row]:+.1f}%)" for n, row in enumerate(named, start=1)]
+        figure.supxlabel("\n".join(told), x=0.01, ha="left", fontsize=7.5, color=ACCENT, linespacing=1.4)
     if scratch.any():
         axes[-1].legend()
-    same_heights(axes)
     return figure
+
+
+def _number(axis: "Axes", across: FloatArray, up: FloatArray, labels: Sequence[str]) -> None:
+    """Labels beside points; those of points too near to each other for two labels share one."""
+    if not len(labels):
+        return
+    seen = (axis.transData - axis.transAxes).transform(np.column_stack([across, up]))
+    left = list(np.argsort(-seen[:, 1]))
+    while left:
+        near = [row for row in left if np.all(np.abs(seen[row] - seen[left[0]]) < _LABEL)]
+        text = ", ".join(labels[row] for row in sorted(near))
+        inward = seen[near[0], 0] > 0.9
+        axis.annotate(
+            text,
+            (float(seen[near[0], 0]), float(seen[near[0], 1])),
+            (-5 if inward else 5, 0),
+            "axes fraction",
+            "offset points",
+            ha="right" if inward else "left",
+            va="center",
+            fontsize=8,
+            color=ACCENT,
+        )
+        left = [row for row in left if row not in near]
 
 
 def _letter(name: str, columns: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from . import design_checks
 from .fitting import Fit, refit
 from .identifiability import identify
+from .noise import outliers
 from .points import Points
 from .resampling import Replicates
 from .scratch import WithScratch
@@ -165,8 +166,7 @@ def _grouped(base_tokens: FloatArray, residuals: FloatArray) -> Iterator[str]:
 
 def _look_residuals(points: Points, fit: Fit, replicates: Replicates) -> Iterator[str]:
     del replicates
-    spread = 1.4826 * np.median(np.abs(fit.residuals - np.median(fit.residuals)))
-    far = np.flatnonzero(np.abs(fit.residuals) > 5 * max(spread, 1e-6))
+    far = np.flatnonzero(outliers(fit.residuals, len(fit.theta)))
     if 0 < len(far) <= len(points) // 4:
         names = points.run_id if points.run_id is not None else [f"row {row + 1}" for row in range(len(points))]
         told = ", ".join(f"{names[row]} ({fit.residuals[row]:+.1%})" for row in far[:5])
@@ -315,7 +315,7 @@ CHECKS: dict[str, Check] = {
     "extrapolation": Check("How far beyond the data is a question? Checked, and refused, by every prediction.", None),
     "learning rates": Check("Do cells hold several learning rates?", design_checks.look_learning_rates),
     "schedule": Check("Are decayed and undecayed runs mixed?", design_checks.look_schedule),
-    "units": Check("Are tokens and sizes raw counts, and losses all in nats?", design_checks.look_units),
+    "units": Check("Are tokens and sizes raw counts, and losses all in one unit?", design_checks.look_units),
     "zero rows": Check("What became of rows with D1 = 0?", _look_zero_rows),
     "precision": Check("Were losses rounded away? (Laws themselves are saved in full.)", _look_precision),
     "lack of fit": Check("Do repeats show less noise than the law misses?", _look_lack_of_fit),

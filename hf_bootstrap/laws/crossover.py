@@ -48,7 +48,7 @@ def crossover(
         tokens: a second-stage budget; the answer then also holds the probability that reuse is better there.
 
     Raises:
-        LawError: no law of training from scratch is known, or a count is not positive.
+        LawError: no law of training from scratch is known, its losses are in another unit, or a count is not positive.
         PredictionError: a law lacks an argument.
     """
     _refuse_impossible(law, scratch, base_tokens, tokens)
@@ -86,6 +86,11 @@ def _refuse_impossible(law: FittedLaw, scratch: FittedLaw | None, base_tokens: f
         raise LawError(
             "This law was fitted without from-scratch rows, so there is nothing to compare with. "
             "Fit it with rows of base_tokens 0, or give scratch= a law of training from scratch."
+        )
+    if scratch is not None and scratch.loss_unit != law.loss_unit:
+        raise LawError(
+            f"Losses of this law are in {law.loss_unit}, those of scratch= in {scratch.loss_unit}, and neither follows "
+            "from the other. Fit both on the same column of losses."
         )
 
 

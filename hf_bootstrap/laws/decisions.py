@@ -99,7 +99,7 @@ def tokens_for(law: FittedLaw, *, loss: float, **columns: float | None) -> Decis
 
     Args:
         law: any form.
-        loss: nats per token.
+        loss: in the unit of the law.
         **columns: the others that the form reads: base_tokens (0 is from scratch), n_params, unique_tokens,
             mixture_ratio.
 
@@ -112,7 +112,7 @@ def tokens_for(law: FittedLaw, *, loss: float, **columns: float | None) -> Decis
     """
     refuse_unread(law, columns)
     if not 0 < loss < np.inf:
-        raise LawError(f"loss is {loss!r}; ask for a positive, finite number of nats per token.")
+        raise LawError(f"loss is {loss!r}; ask for a positive, finite number of {law.loss_unit}.")
     logs, _ = law.logs({**columns, "tokens": np.exp(TOKENS_GRID)})
 
     def question(theta: FloatArray) -> FloatArray:
@@ -123,10 +123,10 @@ def tokens_for(law: FittedLaw, *, loss: float, **columns: float | None) -> Decis
     value, found = law.ask(in_parts(question))
     if not np.isfinite(value):
         least = float(np.exp(law.form.log_loss(logs, law.theta[None]).min()))
-        why = f"The law never gets to {loss:.4g} nats per token: the least it says there is {least:.4g}."
+        why = f"The law never gets to {loss:.4g} {law.loss_unit}: the least it says there is {least:.4g}."
         return Decision(value=None, low=None, high=None, reach=None, notes=(why,), limits=limits)
     low, high = (None, None) if found is None or np.isnan(found).any() else (from_log(float(x)) for x in found)
-    notes = [f"The law gets to {loss:.4g} nats per token after this many tokens."]
+    notes = [f"The law gets to {loss:.4g} {law.loss_unit} after this many tokens."]
     if low is None:
         notes.append(why_no_interval(law, "some refits have no answer"))
     elif high == np.inf:

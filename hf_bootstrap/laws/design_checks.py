@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..units import format_count
+from ..units import LossUnit, format_count
 from .fitting import Fit
 from .points import Points
 from .resampling import Replicates
@@ -91,10 +91,10 @@ def look_units(points: Points, fit: Fit, replicates: Replicates) -> Iterator[str
             "Whether n_params counts the embeddings is not said; ask this law with the same count, and say which it is "
             "with fit(..., n_params_are=...)."
         )
-    yield from _bits(fit.residuals)
+    yield from _bits(fit.residuals, points.loss_unit)
 
 
-def _bits(residuals: FloatArray) -> Iterator[str]:
+def _bits(residuals: FloatArray, stated: LossUnit) -> Iterator[str]:
     """Rows that are off by the very factor between bits and nats, where the others fit."""
     near = np.median(np.abs(residuals - np.median(residuals)))
     for sign, unit, rest in ((1, "bits", "nats"), (-1, "nats", "bits")):
@@ -104,7 +104,7 @@ def _bits(residuals: FloatArray) -> Iterator[str]:
             yield (
                 f"{int(off.sum())} loss{'es' if off.sum() > 1 else ''} (row {rows}{', ...' if off.sum() > 5 else ''}) "
                 f"are off by the factor between bits and nats: in {unit}, beside others in {rest}? "
-                "Loss is nats per token."
+                f"Loss is {stated}."
             )
 
 

@@ -168,26 +168,36 @@ def compare_forms(
         missed.append(left_out)
     if not scores:
         raise FitError(" ".join(notes))
-    alike = len({score.error_scratch is None for score in scores}) == 1
-    if not alike:
+    if len({score.error_scratch is None for score in scores}) > 1:
         notes.append("Some forms could not use the from-scratch rows, so the rows differ between forms.")
-    known = [left_out for left_out in missed if left_out is not None] if alike else []
-    if len(known) == len(scores):
-        width = _t_width(used)
-        scores = _rank(scores, known, used, width)
-        chosen, preferred, sentence = _remaining(scores, width)
-    else:
-        scores.sort(key=lambda score: score.leave_one_out)
-        chosen, preferred = None, None
-        sentence = f"Which forms remain is not known: it takes {FEW} bases left out in turn, and the same rows."
+        missed = []
+    ranked, chosen, preferred, sentence = _judge(scores, [rows for rows in missed if rows is not None], used)
     return Comparison(
-        scores=tuple(scores),
+        scores=tuple(ranked),
         confidence_set=chosen,
         preferred=preferred,
         n_points=len(rows),
         n_scratch=int(rows.from_scratch.sum()),
         notes=(sentence, *notes, "AICc and BIC are descriptive: they take the rows as independent."),
     )
+
+
+def _judge(
+    scores: Sequence[FormScore], missed: Sequence[FloatArray], points: Points
+) -> tuple[list[FormScore], tuple[str, ...] | None, str | None, str]:
+    """The scores, best first; which forms remain; the preferred one; and the sentence that says both.
+
+    Args:
+        scores: one per form.
+        missed: of each form, the error of every row when its base is left out; fewer where that is not known.
+        points: the rows.
+    """
+    if len(missed) == len(scores):
+        width = _t_width(points)
+        ranked = _rank(scores, missed, points, width)
+        return ranked, *_remaining(ranked, width)
+    sentence = f"Which forms remain is not known: it takes {FEW} bases left out in turn, and the same rows."
+    return sorted(scores, key=lambda score: score.leave_one_out), None, None, sentence
 
 
 def _score(form: Form, points: Points, objective: str, delta: float) -> tuple[FormScore, FloatArray | None]:

@@ -74,7 +74,7 @@ def three_panels(law: LawLike) -> "Figure":
                 curve = slices.factor[i] * (grid / slices.center) ** -slices.exponent[i] + slices.floor
                 axes[0].plot(grid, curve, color=color, lw=1.2)
     count_axis(axes[0], "second-stage tokens D2")
-    axes[0].set(title="One power law in D2 for each D1", ylabel="loss (nats per token)")
+    axes[0].set(title="One power law in D2 for each D1", ylabel=f"loss ({fitted.loss_unit})")
     axes[0].legend(title="D1", title_fontsize=8, handletextpad=0.2, labelspacing=0.25)
     center = float(np.exp(np.log(points.tokens).mean())) if slices is None else slices.center
     _draw_against_base(axes[1], fitted, slices, levels, "exponent", center)
@@ -150,7 +150,7 @@ def loss_curves(law: LawLike) -> "Figure":
     count_axis(axis, "second-stage tokens D2" if "base_tokens" in fitted.form.columns else "tokens D")
     bands = "" if fitted.replicates.method == "none" else ", 95% bands"
     told = " at its points (x), unknown off them" if fitted.unidentified else f" and its points{bands}"
-    axis.set(ylabel="loss (nats per token)", title=f"The law '{fitted.form.name}'{told}")
+    axis.set(ylabel=f"loss ({fitted.loss_unit})", title=f"The law '{fitted.form.name}'{told}")
     axis.legend(labelspacing=0.3)
     return figure
 

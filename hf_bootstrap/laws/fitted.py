@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import FitError, PredictionError
+from ..units import LossUnit
 from .checks import run_checks
 from .definitions import Definition, define
 from .fitting import fit_form
@@ -57,6 +58,7 @@ class FittedLaw:
         anchor, moves: a theta that fits as well, and (moves, parameters), changes of it that no fitted point
             notices, see `identifiability`; whatever they change the points do not know.
         definitions: what `n_params` and `flops_per_param_token` count, see `definitions`.
+        loss_unit: of every loss, the floor and the amounts.
     """
 
     form: Form
@@ -74,6 +76,7 @@ class FittedLaw:
     anchor: FloatArray | None = None
     moves: FloatArray | None = None
     definitions: Mapping[str, Definition] = field(default_factory=dict)
+    loss_unit: LossUnit = LossUnit.NATS
 
     def ask(self, question: Question, level: float = 0.95) -> tuple[FloatArray, tuple[FloatArray, FloatArray] | None]:
         """Anything that can be computed from the parameters, with its interval.
@@ -231,6 +234,7 @@ def fit_law(
         anchor=found.anchor,
         moves=found.moves,
         definitions=define(form, points),
+        loss_unit=points.loss_unit,
     )
     return law, points
 

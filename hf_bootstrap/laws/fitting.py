@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import FitError, did_you_mean
 from .newton import Minimum, minimise, newton, screen
@@ -25,6 +26,7 @@ _FLAT = 1e-7  # of the largest slope: a parameter that moves the predictions les
 _NOTHING = 1e-20  # a loss below it is rounding
 _CLOSE = 1.02  # times the least loss: what `checks` reports as fitting almost as well
 _FEW_PROBLEMS = 64
+_NO_FLOOR = 1e-3  # of the least loss: a floor below it is none
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,16 +82,7 @@ def fit_form(
         FitError: unknown objective, a delta that is not positive, as many parameters as points, or no start
             at which the form has a value.
     """
-    if objective not in OBJECTIVES:
-        raise FitError(f"There is no objective {objective!r}. {did_you_mean(str(objective), OBJECTIVES)}")
-    if not (np.isfinite(delta) and delta > 0):
-        raise FitError(f"delta is {delta!r}; Huber's loss needs a positive, finite one such as 1e-3.")
-    rows, k = len(loss), len(form.parameters)
-    if rows <= k:
-        raise FitError(
-            f"{rows} points cannot determine the {k} parameters of {form.name!r} ({', '.join(form.parameters)}): "
-            "any noise would be fitted exactly. Measure more points, or choose a form with fewer parameters."
-        )
+    _refuse(form, len(loss), objective, delta)
     edge = _edge(objective, delta)
     log_loss = np.log(loss)
     with np.errstate(over="ignore", invalid="ignore"):  # a start without a finite value is screened out
@@ -105,10 +98,6 @@ def fit_form(
     value, theta = float(found.value[best]), found.theta[best]
     slopes = log_slopes(form, logs, theta)
     near = found.value <= value * (1 + 1e-4) + _NOTHING
-    # An optimum as low but elsewhere is another one, if a straight way to it would cost much: a flat line is none.
-    apart = np.max(np.abs((found.theta - theta) @ slopes.T), axis=1) > _APART
-    others = np.flatnonzero((~near | apart) & found.converged)
-    second = int(others[np.argmin(found.value[others])]) if len(others) else None
     return Fit(
         form=form,
         objective=objective,
@@ -120,8 +109,34 @@ def fit_form(
         n_starts=len(places),
         share=float(np.mean(near)),
         converged=bool(found.converged[best]),
-        second=None if second is None else (float(found.value[second]), found.theta[second]),
+        second=_second(found, theta, near, slopes),
     )
+
+
+def _refuse(form: Form, rows: int, objective: str, delta: float) -> None:
+    if objective not in OBJECTIVES:
+        raise FitError(f"There is no objective {objective!r}. {did_you_mean(str(objective), OBJECTIVES)}")
+    if not (np.isfinite(delta) and delta > 0):
+        raise FitError(f"delta is {delta!r}; Huber's loss needs a positive, finite one such as 1e-3.")
+    k = len(form.parameters)
+    if rows <= k:
+        raise FitError(
+            f"{rows} points cannot determine the {k} parameters of {form.name!r} ({', '.join(form.parameters)}): "
+            "any noise would be fitted exactly. Measure more points, or choose a form with fewer parameters."
+        )
+
+
+def _second(
+    found: Minimum, theta: FloatArray, near: npt.NDArray[np.bool_], slopes: FloatArray
+) -> tuple[float, FloatArray] | None:
+    """The best of the optima that are not the one at `theta`: those that end higher, or as low and far from it."""
+    # An optimum as low but elsewhere is another one, if a straight way to it would cost much: a flat line is none.
+    apart = np.max(np.abs((found.theta - theta) @ slopes.T), axis=1) > _APART
+    others = np.flatnonzero((~near | apart) & found.converged)
+    if not len(others):
+        return None
+    at = int(others[np.argmin(found.value[others])])
+    return float(found.value[at]), found.theta[at]
 
 
 def refit(
@@ -136,8 +151,8 @@ def refit(
 
     Every problem is solved directly from that optimum. Those that did not converge, and all of a small
     batch, are also solved by coming down from wider losses, and the lower answer is kept. Where a parameter has run
-    so far at that optimum that it moves no prediction, there is no slope by which a refit could come back; then every
-    problem is also solved from nearer, where it does move some.
+    so far at that optimum that it moves no prediction, or the floor has gone to 0, there is no slope by which a refit
+    could come back; then every problem is also solved from nearer, where it does move some.
 
     Args:
         fit: whose form, objective, delta and optimum to use.
@@ -157,22 +172,31 @@ def refit(
             np.arange(problems),
             newton(fit.form, logs, log_loss, weights, np.tile(back, (problems, 1)), edge, _FEW_STEPS),
         )
-    doubtful = np.arange(problems)
-    if problems > _FEW_PROBLEMS:
-        doubtful = np.flatnonzero(~best.converged)
-    for start in (fit.theta, *starts) if len(doubtful) else ():
-        first = np.tile(start, (len(doubtful), 1))
-        found = minimise(
-            fit.form, logs, log_loss[doubtful], weights[doubtful], first, delta=edge, widest=16 * fit.delta
-        )
-        best.put(doubtful, found)
+    every = np.arange(problems)
+    doubtful = every if problems <= _FEW_PROBLEMS else np.flatnonzero(~best.converged)
+    further = [(start, doubtful) for start in (fit.theta, *starts)] + [(at, every) for at in _lifted(fit, loss)]
+    for start, some in further:
+        first = np.tile(start, (len(some), 1))
+        if len(some):
+            wide = 16 * fit.delta
+            best.put(some, minimise(fit.form, logs, log_loss[some], weights[some], first, delta=edge, widest=wide))
     return best
+
+
+def _lifted(fit: Fit, loss: FloatArray) -> list[FloatArray]:
+    """The optimum with a floor of half the least loss, where its own has gone to 0."""
+    names = fit.form.parameters
+    if "E" not in names or np.exp(fit.theta[names.index("E")]) > _NO_FLOOR * loss.min():
+        return []
+    theta = fit.theta.copy()
+    theta[names.index("E")] = np.log(loss.min() / 2)
+    return [theta]
 
 
 def _pulled_back(fit: Fit, logs: Logs) -> FloatArray | None:
     """The optimum with parameters that move nothing there halved until they do; None where there are none.
 
-    A floor is left where it is: it has a bound of its own, from which it comes back.
+    A floor is left where it is: see `_lifted`.
     """
     size = np.linalg.norm(fit.slopes, axis=0)
     far = (size < _FLAT * size.max()) & np.array([name != "E" for name in fit.form.parameters])

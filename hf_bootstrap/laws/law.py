@@ -51,6 +51,7 @@ class ScalingLaw:
         n_points_: rows fitted.
         checks_: the numbered warnings of `summary`.
         points_: the rows, where they are at hand.
+        loss_unit_: of every loss: nats per token, or bits per byte where it was fitted to those.
     """
 
     _tested: SaturationTest | None  # kept for `summary`: it takes seconds
@@ -145,7 +146,7 @@ class ScalingLaw:
         level: float = 0.95,
         extrapolate: bool = False,
     ) -> Prediction:
-        """The loss in nats per token, with its interval and how far it lies beyond the data.
+        """The loss in the law's unit, with its interval and how far it lies beyond the data.
 
         Args:
             base_tokens: D1; 0 asks for training from scratch.
@@ -391,6 +392,7 @@ class ScalingLaw:
         self.params_ = law.known_params()
         self.n_points_ = law.n_points
         self.checks_ = law.warnings
+        self.loss_unit_ = law.loss_unit
         intervals = {name: law.interval(name, 0.683) for name in self.params_}
         self.stderr_ = {n: None if found is None else (found[1] - found[0]) / 2 for n, found in intervals.items()}
         return self

@@ -11,12 +11,14 @@ from typing import Any
 from ..errors import LawFileError
 from ..folders import read_unchanged, replace_folder
 from ..sealing import seal
+from ..units import LossUnit
 from .card import card_text
 from .evidence import Comparison
 from .fitted import FittedLaw, LawLike
 from .law_file import LAW_FILE, law_text, read_law
 from .planner import planner_page
 from .points import Points
+from .tables import BITS
 
 __all__ = ["OWNED", "POINTS_FILES", "law_files", "read_folder", "write_folder"]
 
@@ -97,7 +99,8 @@ def _points_file(points: Points) -> dict[str, bytes]:
 def _read_points(folder: Path, law: FittedLaw) -> Points | None:
     for name in POINTS_FILES:
         if (folder / name).exists():
-            points = Points.read(folder / name)
+            in_bits = name == "points.csv" and law.loss_unit is LossUnit.BITS
+            points = Points.read(folder / name, columns={"loss": BITS} if in_bits else None)
             if points.digest() != law.points_digest:
                 raise LawFileError(
                     f"{folder / name} does not hold the points this law was fitted to. Fit again, or remove the file."

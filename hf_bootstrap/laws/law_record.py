@@ -11,6 +11,7 @@ import numpy as np
 
 from .. import __version__
 from ..fields import brief
+from ..units import LossUnit
 from .definitions import Definition
 from .fitted import FittedLaw
 from .forms import FORMS
@@ -37,7 +38,7 @@ def law_to_record(law: FittedLaw) -> dict[str, Any]:
         "formula": law.form.formula,
         "objective": law.objective,
         "delta": law.delta if math.isfinite(law.delta) else None,
-        "units": {"tokens": "raw counts", "n_params": "raw counts", "loss": "nats per token", "log": "natural"},
+        "units": {"tokens": "raw counts", "n_params": "raw counts", "loss": law.loss_unit, "log": "natural"},
         "definitions": {n: {"value": found.value, "reason": found.reason} for n, found in law.definitions.items()},
         "params": {n: x if x is None or math.isfinite(x) else None for n, x in law.known_params().items()},
         "parameters": list(law.form.parameters),
@@ -98,6 +99,7 @@ def law_from_record(record: Mapping[str, Any]) -> FittedLaw:
         anchor=_rows("anchor", [record["anchor"]], len(names))[0],
         moves=moves,
         definitions={name: _definition(name, found) for name, found in record["definitions"].items()},
+        loss_unit=LossUnit(record["units"].get("loss", LossUnit.NATS)),
     )
 
 
@@ -209,7 +211,7 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "formula": _is_text,
     "objective": _one_of(*_OBJECTIVES),
     "delta": _or_null(_is_amount),
-    "units": _is_object,
+    "units": lambda value: isinstance(value, dict) and value.get("loss", LossUnit.NATS) in [*LossUnit],
     "definitions": lambda value: isinstance(value, dict) and set(value) == {"n_params", "flops_per_param_token"},
     "params": _is_object,
     "parameters": _is_sentences,

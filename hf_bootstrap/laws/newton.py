@@ -171,7 +171,8 @@ class _Search:
         resisting = np.flatnonzero(self.soft[active] > 0)
         if len(resisting):
             rows = active[resisting]
-            model[resisting] += self.soft[rows, None, None] * self.problems.take(rows).kinks(self.theta[rows])
+            kinks = self.problems.take(rows).kinks(self.theta[rows], self.place.take(rows))
+            model[resisting] += self.soft[rows, None, None] * kinks
         if self.floor is not None:
             _rest_at_bound(self.floor, self.theta[active, self.floor] <= self.lowest, slope, model)
         turned = self.basis[active]
@@ -187,11 +188,11 @@ class _Search:
         trial = self._moved(theta[active], turned, step)
         new = self.problems.take(active).place(trial)
         better = new.value < self.place.value[active]
-        bent = np.flatnonzero(~better) if bending else ()
+        bent = np.flatnonzero(~better & bending)
         if len(bent):
             rows = active[bent]
             some = self.problems.take(rows)
-            pull = some.strayed(theta[rows], trial[bent])
+            pull = some.strayed(theta[rows], self.place.take(rows), trial[bent], new.take(bent))
             back, _ = _steps(curve[bent], (pull[:, None] @ turned[bent])[:, 0], self.damping[rows])
             held = self._moved(trial[bent], turned[bent], back)
             again = some.place(held)

@@ -24,16 +24,33 @@ class Place:
         value: (problems,), infinite where the form has no finite value or derivative.
         gradient: (problems, parameters).
         hessian: (problems, parameters, parameters).
+        predicted: (problems, rows), ln of the law there.
+        slope: (problems, parameters, rows), of ln(predicted), where it took work; None where the slopes of all terms
+            are constants, and sums over them are cheaper.
     """
 
     value: FloatArray
     gradient: FloatArray
     hessian: FloatArray
+    predicted: FloatArray
+    slope: FloatArray | None
+
+    def take(self, chosen: Rows) -> "Place":
+        """Some of the problems."""
+        return Place(
+            self.value[chosen],
+            self.gradient[chosen],
+            self.hessian[chosen],
+            self.predicted[chosen],
+            None if self.slope is None else self.slope[chosen],
+        )
 
     def put(self, at: Rows, other: "Place", chosen: Rows) -> None:
         """Take the problems `chosen` of another place, in place."""
         self.value[at], self.gradient[at] = other.value[chosen], other.gradient[chosen]
-        self.hessian[at] = other.hessian[chosen]
+        self.hessian[at], self.predicted[at] = other.hessian[chosen], other.predicted[chosen]
+        if self.slope is not None and other.slope is not None:
+            self.slope[at] = other.slope[chosen]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +98,8 @@ class Problems:
         pull = self.weights * clipped
         value = _finite(np.sum(pull * (residual - clipped / 2), axis=-1))
         inside = self.weights * (np.abs(residual) <= self.delta)
-        gradient, hessian = _moments(terms, shares, inside + pull, pull)
+        slope = None if _shared(terms) else _slope(terms, shares)
+        gradient, hessian = _moments(terms, shares, slope, inside + pull, pull)
         for share, term in zip(shares, terms, strict=True):
             force = pull * share
             for (i, j), bend in term.curvature.items():
@@ -90,29 +108,30 @@ class Problems:
                 if i != j:
                     hessian[:, j, i] -= moment
         known = np.isfinite(gradient).all(axis=1) & np.isfinite(hessian).all(axis=(1, 2))
-        return Place(np.where(known, value, np.inf), -gradient, hessian)
+        return Place(np.where(known, value, np.inf), -gradient, hessian, predicted, slope)
 
-    def kinks(self, theta: FloatArray) -> FloatArray:
-        """What the rows beyond delta would add to the Hessian if their loss were a parabola."""
-        terms = self.form.search_terms(self.logs, theta)
-        predicted, shares = add_up(terms)
-        size = np.abs(self.log_loss - predicted)
+    def kinks(self, theta: FloatArray, here: Place) -> FloatArray:
+        """What rows beyond delta would add to the Hessian if their loss were a parabola; `here`: the place of theta."""
+        size = np.abs(self.log_loss - here.predicted)
         beyond = self.weights * (size > self.delta) * self.delta / np.maximum(size, self.delta)
-        return _moments(terms, shares, beyond, np.zeros_like(beyond))[1]
+        if here.slope is not None:
+            return _outer(here.slope, beyond)
+        terms = self.form.search_terms(self.logs, theta)
+        return _shared_moments(terms, add_up(terms)[1], beyond, np.zeros_like(beyond))[1]
 
-    def strayed(self, theta: FloatArray, trial: FloatArray) -> FloatArray:
+    def strayed(self, theta: FloatArray, here: Place, trial: FloatArray, there: Place) -> FloatArray:
         """The pull, (problems, parameters), by which the rows inside delta left the line from `theta` to `trial`.
 
         In a narrow valley that bends, such as that of a floor and an amount that trade, every straight step of useful
         length leaves it; a second step against this pull leads back (second-order correction: Nocedal & Wright 2006,
-        section 15.6).
+        section 15.6). `here` and `there` are the places of both.
         """
-        terms = self.form.search_terms(self.logs, theta)
-        predicted, shares = add_up(terms)
-        inside = self.weights * (np.abs(self.log_loss - predicted) <= self.delta)
-        slope = _slope(terms, shares)
-        reached = add_up(self.form.search_terms(self.logs, trial))[0]
-        miss = reached - predicted - ((trial - theta)[:, None] @ slope)[:, 0]
+        slope = here.slope
+        if slope is None:
+            terms = self.form.search_terms(self.logs, theta)
+            slope = _slope(terms, add_up(terms)[1])
+        inside = self.weights * (np.abs(self.log_loss - here.predicted) <= self.delta)
+        miss = there.predicted - here.predicted - ((trial - theta)[:, None] @ slope)[:, 0]
         pull = np.where(inside > 0, inside * miss, 0.0)
         return np.asarray((slope @ np.where(np.isfinite(pull), pull, 0.0)[..., None])[..., 0])
 
@@ -137,21 +156,33 @@ def _finite(value: FloatArray) -> FloatArray:
     return np.where(np.isnan(value), np.inf, value)
 
 
+def _shared(terms: Sequence[Term | Part]) -> bool:
+    """Whether no term's slope depends on the problem, also where there is only one."""
+    return all(len(term.slope) == 1 and not term.curvature for term in terms)
+
+
+def _outer(slope: FloatArray, weight: FloatArray) -> FloatArray:
+    """Sums over rows of weight s s': (problems, parameters, parameters)."""
+    return np.asarray((weight[:, None] * slope) @ np.swapaxes(slope, 1, 2))
+
+
 def _moments(
-    terms: Sequence[Term | Part], shares: list[FloatArray], outer: FloatArray, pull: FloatArray
+    terms: Sequence[Term | Part],
+    shares: list[FloatArray],
+    slope: FloatArray | None,
+    outer: FloatArray,
+    pull: FloatArray,
 ) -> tuple[FloatArray, FloatArray]:
     """Sums over rows of pull s, and of outer s s' less pull times the terms' own s_k s_k' (s: slope of ln L)."""
-    if all(len(term.slope) == 1 for term in terms):
+    if slope is None:
         return _shared_moments(terms, shares, outer, pull)
-    slope = _slope(terms, shares)
     gradient = (slope @ pull[..., None])[..., 0]
-    hessian = (outer[:, None] * slope) @ np.swapaxes(slope, 1, 2)
+    hessian = _outer(slope, outer)
     for share, term in zip(shares, terms, strict=True):
         if isinstance(term, Term):
             used = np.flatnonzero(term.slope[0].any(axis=0))
             narrow = np.swapaxes(term.slope, 1, 2)[:, used]
-            own = ((pull * share)[:, None] * narrow) @ np.swapaxes(narrow, 1, 2)
-            hessian[:, used[:, None], used] -= own
+            hessian[:, used[:, None], used] -= _outer(narrow, pull * share)
     return gradient, hessian
 
 

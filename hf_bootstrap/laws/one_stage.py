@@ -190,36 +190,53 @@ class DataConstrained(Curved):
         alpha, beta = log_alpha.exp(), log_beta.exp()
         log_g = (log_alpha + log_a - log_beta - log_b) / (alpha + beta)
         called = log_g + (log_beta - log_alpha).exp() * (log_g + unique)
-        size = called.where(called.value < n, Jet(n))
-        data, model = _used(unique, Jet(logs["tokens"] - unique), log_rd), _used(size, n - size, log_rn)
-        return [log_a - alpha * model, log_b - beta * data, log_e]
+        model, data = _sized(n, called, log_rn), unique + _repeated(logs["tokens"] - unique, log_rd)
+        return [log_a + -alpha * model, log_b + -beta * data, log_e]
 
     def starts(self, logs: Logs, loss: FloatArray) -> FloatArray:
         """A grid of exponents, R_D and R_N; amounts by least squares at N and D'."""
         d, n, found = logs["tokens"], logs["n_params"], []
         unique = np.minimum(logs["unique_tokens"], d)
         for log_rd in np.log([2.0, 8.0, 30.0]):
-            worth = _used(unique, Jet(d - unique), Jet(np.full((1, 1), log_rd))).value[0]
+            worth = unique + _repeated(d - unique, Jet(np.full((1, 1), log_rd))).value[0]
             simple = two_term_starts(n, worth, loss)
             for log_rn in np.log([1.0, 5.0, 30.0]):
                 found += [[a, b, e, np.log(x), np.log(y), log_rd, log_rn] for a, x, b, y, e in simple]
         return np.array(found)
 
 
-def _used(fresh: Jet | FloatArray, excess: Jet, log_r: Jet) -> Jet:
-    """The ln of what a resource is worth that wears out: of `fresh` once, and again for all of e^`excess` of it.
+def _worn(excess: FloatArray, log_r: FloatArray) -> tuple[FloatArray, ...]:
+    """What a resource is worth that wears out: of one, and again for all of e^`excess` of it.
 
-    ln(w), w = 1 + R (1 - exp(-x / R)), with x = e^excess - 1 repeats; derivatives are in excess and ln R.
+    w = 1 + R (1 - exp(-x / R)), with x = e^excess - 1 repeats.
+
+    Returns:
+        x, x / R, exp(-x / R), w, and the first and second derivative of ln w in ln R.
     """
-    x, r = np.expm1(excess.value), np.exp(log_r.value)
+    x, r = np.expm1(excess), np.exp(log_r)
     worn = x / r
     left = np.exp(-worn)
     # With expm1 and a series it is exact also where R is without bound and every further use is worth the first.
     worth = 1 - r * np.expm1(-worn)
     lost = np.where(worn < 1e-3, worn**2 * (0.5 - worn / 3 + worn**2 / 8), 1 - (1 + worn) * left)
-    more, fade = left * (x + 1) / worth, r * lost / worth
-    bends = (more - more * (x + 1) / r - more**2, more * (worn - fade), fade - x * worn * left / worth - fade**2)
-    return fresh + excess.joined(log_r, np.log(worth), (more, fade), bends)
+    fade = r * lost / worth
+    return x, worn, left, worth, fade, fade - x * worn * left / worth - fade**2
+
+
+def _repeated(excess: FloatArray, log_r: Jet) -> Jet:
+    """The ln of what data are worth that are read e^`excess` times, per token of one pass."""
+    *_, worth, fade, faded = _worn(excess, log_r.value)
+    return log_r.through(np.log(worth), fade, faded)
+
+
+def _sized(n: FloatArray, called: Jet, log_r: Jet) -> Jet:
+    """The ln of what a model of size e^n is worth where the data call for one of e^`called`; all of it below that."""
+    excess = np.maximum(n - called.value, 0.0)
+    x, worn, left, worth, fade, faded = _worn(excess, log_r.value)
+    more = left * (x + 1) / worth  # the derivative of ln w in the excess, which falls as `called` rises
+    bend = np.where(excess > 0, more - more * (x + 1) / np.exp(log_r.value) - more**2, 0.0)
+    size = n - excess + np.log(worth)
+    return called.joined(log_r, size, (1 - more, fade), (bend, more * (fade - worn), faded))
 
 
 @final

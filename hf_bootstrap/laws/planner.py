@@ -105,6 +105,7 @@ def planner_record(law: FittedLaw) -> dict[str, Any]:
         tail = float(ndtr(-width * np.sqrt(found.clusters / (found.clusters - 1))))
     return {
         "form": inner.name,
+        "unit": str(law.loss_unit),
         "scratch": isinstance(law.form, WithScratch),
         "shared": len(inner.shared),
         "covers_scratch": law.form.covers_scratch,

@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from ..errors import PointError
 from ..records import ScalingPoint
+from ..units import LossUnit
 from .rows import choose_rows
-from .tables import LABELS, NUMBERS, Column, load_table
+from .tables import BITS, LABELS, NUMBERS, Column, load_table
 from .terms import FloatArray, Form
 
 __all__ = ["Points"]
@@ -28,12 +29,13 @@ class Points:
 
     A column that was not given is None. `base_tokens` (D1) and `tokens` (D2) are raw counts, `n_params` (N)
     is the non-embedding count where it came from a `ScalingPoint`, `unique_tokens` (U) are those of one epoch,
-    `mixture_ratio` (r) is the share of the measured domain in the training tokens, `loss` is nats per token.
+    `mixture_ratio` (r) is the share of the measured domain in the training tokens, `loss` is in `loss_unit`.
 
     Attributes:
         left_out: one sentence for each kind of row that was not used, with how many.
         records: the `ScalingPoint` behind each row, when the rows came as such.
         n_params_are: what `n_params` counts, in words; None where nobody said.
+        loss_unit: nats per token, unless the loss was read from a column `bits_per_byte`.
     """
 
     tokens: FloatArray
@@ -55,6 +57,7 @@ class Points:
     left_out: tuple[str, ...] = ()
     records: tuple[ScalingPoint, ...] | None = None
     n_params_are: str | None = None
+    loss_unit: LossUnit = LossUnit.NATS
 
     @classmethod
     def read(
@@ -75,7 +78,8 @@ class Points:
             data: `Points`, a sequence of `ScalingPoint`, the path of a ``.jsonl`` points file or of a CSV or
                 Parquet file, a mapping of columns, or a DataFrame.
             where: column -> the value (or a list of values) a row must have, such as ``{"method": "continue"}``.
-            columns: our name -> the name in the table, such as ``{"tokens": "D2"}``.
+            columns: our name -> the name in the table, such as ``{"tokens": "D2"}``. ``{"loss": "bits_per_byte"}``
+                also says the unit of every loss of the law.
             n_params_are: what `n_params` counts, such as "non-embedding parameters"; known of a `ScalingPoint`.
 
         Raises:
@@ -88,6 +92,7 @@ class Points:
                 records=data.records,
                 notes=data.left_out,
                 n_params_are=data.n_params_are,
+                loss_unit=data.loss_unit,
             )
         else:
             source = load_table(data, columns or {})
@@ -102,6 +107,7 @@ class Points:
             left_out=tuple(notes),
             records=None if records is None else tuple(p for p, kept in zip(records, keep, strict=True) if kept),
             n_params_are=n_params_are or source.n_params_are,
+            loss_unit=source.loss_unit,
         )
 
     def __len__(self) -> int:
@@ -143,8 +149,9 @@ class Points:
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def to_csv(self) -> str:
-        """The rows as CSV text under our names, numbers in full precision."""
-        table = self._table()
+        """The rows as CSV text under our names (a loss in bits per byte under that), numbers in full precision."""
+        in_bits = self.loss_unit is LossUnit.BITS
+        table = {BITS if in_bits and name == "loss" else name: column for name, column in self._table().items()}
         file = io.StringIO()
         # Text is quoted whatever it holds: a bare carriage return in a name would end the row.
         writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)

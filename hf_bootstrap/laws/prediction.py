@@ -39,7 +39,7 @@ class Prediction:
 def predict(
     law: FittedLaw, columns: Mapping[str, npt.ArrayLike | None], *, level: float = 0.95, extrapolate: bool = False
 ) -> Prediction:
-    """The loss in nats per token; see `ScalingLaw.predict`.
+    """The loss in the unit of the law; see `ScalingLaw.predict`.
 
     Raises:
         PredictionError: an argument is missing or impossible, or the answer would rest on nothing.

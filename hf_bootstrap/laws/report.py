@@ -51,7 +51,7 @@ def summary_text(law: FittedLaw, evidence: SaturationTest | None = None) -> str:
         ("points", f"{law.n_points}, of which {law.n_scratch} from scratch" if law.n_scratch else str(law.n_points)),
         ("mean error", "-" if law.error is None else f"{law.error:.2%} of the loss"),
         ("data", "; ".join(f"{n} {format_count(a)} to {format_count(b)}" for n, (a, b) in law.ranges.items()) or "-"),
-        ("units", "raw tokens and parameters, nats per token, natural logs"),
+        ("units", f"raw tokens and parameters, {law.loss_unit}, natural logs"),
         ("intervals", _method(law)),
     ]
     lines = ["Scaling law".center(_WIDTH), "=" * _WIDTH]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import LawError
+from ..units import LossUnit
 from .fitted import LawLike, completed
 from .fitting import fit_form, refit
 from .forms import find_form
@@ -196,11 +197,13 @@ class SaturationTest:
         nulls: one test per null.
         profile: the joint profile of alpha3 and E; None where nothing could be resampled or left out.
         verdict: the finding and its sentence.
+        loss_unit: of E.
     """
 
     nulls: tuple[NullTest, ...]
     profile: Profile | None
     verdict: Verdict
+    loss_unit: LossUnit = LossUnit.NATS
 
     def __str__(self) -> str:
         """The verdict, then a line per null, then what the floor does to alpha3."""
@@ -209,7 +212,7 @@ class SaturationTest:
             low, high = self._floors(self.profile)
             lines.append(
                 f"Held at any alpha3 that 95% of the resampled laws allow, the best E runs from {low:.3g} to "
-                f"{high:.3g} nats per token."
+                f"{high:.3g} {self.loss_unit}."
             )
         return "\n".join(lines)
 
@@ -245,4 +248,5 @@ def saturation_test(
         nulls=tests,
         profile=profile(law, "alpha3", "E", steps=steps) if len(fitted.replicates.theta) else None,
         verdict=verdict(law, tests),
+        loss_unit=fitted.loss_unit,
     )

@@ -5,7 +5,7 @@ Which rows a law may see, and what a number must be, is decided in `rows`.
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ import numpy.typing as npt
 from ..errors import PointError, StoreError, did_you_mean
 from ..records import ScalingPoint
 from ..store import read_points
+from ..units import LossUnit
 
-__all__ = ["LABELS", "NUMBERS", "Column", "Table", "load_table"]
+__all__ = ["BITS", "LABELS", "NUMBERS", "Column", "Table", "load_table"]
 
 Column = npt.NDArray[np.object_]
 
@@ -25,6 +26,7 @@ LABELS = (
     "run_id", "parent_run_id", "base_run_id", "base_checkpoint_id", "base_decayed", "phase", "method", "domain", "seed",
     "peak_lr",
 )  # fmt: skip
+BITS = "bits_per_byte"  # the one column of losses that are not in nats per token
 _NOT_RECORDED = ("n_params", "unique_tokens", "mixture_ratio")  # by a `ScalingPoint`, under these names
 
 
@@ -37,12 +39,14 @@ class Table:
         records: the `ScalingPoint` behind each row, when the rows came as such.
         notes: what was left out while reading.
         n_params_are: what `n_params` counts, where the source says so.
+        loss_unit: of the column `loss`.
     """
 
     columns: Mapping[str, Column]
     records: tuple[ScalingPoint, ...] | None = None
     notes: tuple[str, ...] = ()
     n_params_are: str | None = None
+    loss_unit: LossUnit = LossUnit.NATS
 
 
 def load_table(data: Any, names: Mapping[str, str]) -> Table:
@@ -56,6 +60,14 @@ def load_table(data: Any, names: Mapping[str, str]) -> Table:
         PointError: nothing that holds points, a broken line, a column that is missing or is none.
         StoreError: a file that cannot be read.
     """
+    table = _load(data, names)
+    if names.get("loss") != BITS:  # of several tokenizers, losses per token do not compare
+        return table
+    note = f"The loss is {BITS}: every loss of this law, and its floor, is in bits per UTF-8 byte."
+    return replace(table, notes=(*table.notes, note), loss_unit=LossUnit.BITS)
+
+
+def _load(data: Any, names: Mapping[str, str]) -> Table:
     if isinstance(data, str | Path):
         return _from_file(Path(data), names)
     if isinstance(data, Mapping):
@@ -115,9 +127,8 @@ def _from_records(points: tuple[ScalingPoint, ...], names: Mapping[str, str], no
         table["n_params"] = sizes
         counted = None if "n_params" in names else "non-embedding parameters"
     records: tuple[ScalingPoint, ...] | None = points
-    if names.get("loss") == "bits_per_byte":  # of several tokenizers, losses per token do not compare
-        table["bits_per_byte"] = _filled(point.bits_per_byte for point in points)
-        notes = [*notes, "The loss is bits_per_byte: every loss of this law, and its floor, is in bits per UTF-8 byte."]
+    if names.get("loss") == BITS:
+        table[BITS] = _filled(point.bits_per_byte for point in points)
         records = None  # whose own loss is another one
     return Table(columns=_labelled(_renamed(table, names)), records=records, notes=tuple(notes), n_params_are=counted)
 

@@ -53,14 +53,15 @@ function tell(id, text, value, ends, note, place) {
   box.querySelector(".note").textContent = (note || "") + (decades >= 0.05 ? `; ${decades.toFixed(1)} decades beyond the data` : "");
 }
 const start = (column) => (law.ranges[column] ? Math.log(law.ranges[column][0]) : -Infinity); // where the data begin
+const unit = law.unit.split(" ")[0]; // of a loss whose "per token" was said before
 const between = (ends, write) => (ends ? `95%: ${write(ends[0])} to ${write(ends[1])}` : "interval not known");
 const never = (value) => (value === 0 ? "never" : value === Infinity ? "always" : value < 1 ? "<1" : value > 1e18 ? ">1e18" : count(value));
 
 function show() {
   const x = logs();
   const { value, ends } = ask(law, (theta) => logLoss(law, x, theta));
-  const nats = (log) => Math.exp(log).toFixed(4);
-  tell("loss", nats(value), Math.exp(value), ends && ends.map(Math.exp), `nats per token; ${between(ends, nats)}`);
+  const digits = (log) => Math.exp(log).toFixed(4);
+  tell("loss", digits(value), Math.exp(value), ends && ends.map(Math.exp), `${law.unit}; ${between(ends, digits)}`);
   showCrossover(x);
   showExponent(x);
   showBudget(x);
@@ -94,7 +95,7 @@ function showBudget(x) {
     const size = state.n_params || state.size;
     const found = bestSplit(law, x, state.flops, state.base_size, size);
     if (!found) return tell("split", "none inside", NaN, null, "the law has no best split of this budget: it would give one stage everything, or its formula ends");
-    const note = `base tokens, then ${count(found.tokens)} more (${(100 * found.share).toFixed(0)}% of the budget), to ${found.loss.toFixed(4)} nats; ${between(found.ends && found.ends.map((one) => one.base), count)}`;
+    const note = `base tokens, then ${count(found.tokens)} more (${(100 * found.share).toFixed(0)}% of the budget), to ${found.loss.toFixed(4)} ${unit}; ${between(found.ends && found.ends.map((one) => one.base), count)}`;
     if (found.scratch) return tell("split", "no base", 0, null, "training from scratch with the whole budget is better than any split");
     const place = { ...x, u: Math.log(found.base), v: Math.log(found.tokens), n: Math.log(size) };
     tell("split", count(found.base), found.base, found.ends && found.ends.map((one) => one.base), note, place);
@@ -102,7 +103,7 @@ function showBudget(x) {
   if (byId("optimal")) {
     const found = computeOptimal(law, state.flops);
     if (!found) return tell("optimal", "none inside", NaN, null, "the loss falls all the way to one end");
-    const note = `parameters on ${count(found.tokens)} tokens (${count(found.tokens / found.size)} per parameter), to ${found.loss.toFixed(4)} nats; ${between(found.ends && found.ends.map((one) => one.size), count)}`;
+    const note = `parameters on ${count(found.tokens)} tokens (${count(found.tokens / found.size)} per parameter), to ${found.loss.toFixed(4)} ${unit}; ${between(found.ends && found.ends.map((one) => one.size), count)}`;
     tell("optimal", count(found.size), found.size, found.ends && found.ends.map((one) => one.size), note, { ...x, v: Math.log(found.tokens), n: Math.log(found.size) });
   }
 }
@@ -182,7 +183,7 @@ function draw(x) {
     add(svg, "text", { class: "tick", x: left - 6, y: down(loss) + 4, "text-anchor": "end" }, loss.toFixed(digits));
   }
   const middle = (top + bottom) / 2;
-  add(svg, "text", { class: "tick", x: 14, y: middle, "text-anchor": "middle", transform: `rotate(-90 14 ${middle})` }, "loss, nats per token");
+  add(svg, "text", { class: "tick", x: 14, y: middle, "text-anchor": "middle", transform: `rotate(-90 14 ${middle})` }, `loss, ${law.unit}`);
   add(svg, "text", { class: "tick", x: (left + right) / 2, y: height - 6, "text-anchor": "middle" }, NAMES.tokens);
   for (const [name, rows] of lines) {
     const path = (which) => rows.map((row, i) => `${across(grid[i]).toFixed(1)},${down(row[which]).toFixed(1)}`);
@@ -197,7 +198,7 @@ function draw(x) {
     add(svg, "text", { class: "soft", x: across(cross) + (side === "end" ? -5 : 5), y: top + 12, "text-anchor": side }, "crossover");
   }
   add(svg, "circle", { class: "here", cx: across(x.v), cy: down(here), r: 5 });
-  svg.setAttribute("aria-label", `Loss against ${NAMES.tokens}; at ${count(Math.exp(x.v))} it is ${here.toFixed(4)} nats per token.`);
+  svg.setAttribute("aria-label", `Loss against ${NAMES.tokens}; at ${count(Math.exp(x.v))} it is ${here.toFixed(4)} ${law.unit}.`);
 }
 
 for (const slider of document.querySelectorAll("input[type=range]")) control(slider.id.replace("-slider", ""));

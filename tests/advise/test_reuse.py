@@ -6,12 +6,14 @@ import math
 import pytest
 from typer.testing import CliRunner
 
-from hf_bootstrap import GrowthConfig
+from hf_bootstrap import GrowthConfig, ScalingLaw
 from hf_bootstrap.advise.candidates import make_budget, named_growth
 from hf_bootstrap.advise.reuse import plan_reuse
 from hf_bootstrap.cli.main import app
 from hf_bootstrap.errors import GrowthError, LawError, QuantityError
 from hf_bootstrap.study.config import StudyConfig
+
+from .conftest import ROOT
 
 
 def planned(folder, tokens=1_000_000, **options):
@@ -62,6 +64,18 @@ def test_the_recommendation_follows_the_expected_losses(model_folder, demo_law):
     long = planned(model_folder(), tokens=5_000_000, base_tokens="150k", laws={"continue": demo_law})
     assert long.recommendations[0].choice == "continue from scratch"
     assert long.recommendations[0].probability[0] > 0.5
+
+
+def test_a_law_in_bits_per_byte_is_told_in_them_and_a_scratch_law_in_nats_is_no_rival(model_folder, demo_law):
+    law = ScalingLaw(resamples=50).fit(ROOT / "docs/demo/continue.jsonl", columns={"loss": "bits_per_byte"})
+    plan = planned(model_folder(), laws={"continue": law})
+    told = str(plan)
+    assert "What to expect (bits per byte, 95% intervals)" in told
+    assert " bits below " in told
+    assert "nats" not in told
+    apart = planned(model_folder(), laws={"continue": law}, scratch_law=demo_law)
+    assert apart.outlooks[0].scratch is None
+    assert any("those of scratch= in nats per token" in note for note in apart.outlooks[0].notes)
 
 
 def test_a_range_of_base_tokens_widens_the_answer(model_folder, demo_law):

@@ -31,6 +31,22 @@ def test_the_three_panels_share_a_floor_and_name_the_place_of_the_factor(law):
     assert len(slices.lines) == 8
 
 
+def test_outliers_are_numbered_without_overlap_and_named_below_the_residuals():
+    """Three of one base, as high as each other: their numbers meet on the axis of D1."""
+    table = measured(demo_design(trunks=6), noise=0.003)
+    odd = [8, 9, 10]
+    table["loss"][odd] *= 1.05
+    figure = ScalingLaw(resamples=20).fit(table).plot("residuals")
+    figure.canvas.draw()
+    assert all(table["run_id"][row] in figure.get_supxlabel() for row in odd)
+    numbers = [[text for text in axis.texts if text.get_text()[0].isdigit()] for axis in figure.axes]
+    for axis, texts in zip(figure.axes, numbers, strict=True):
+        assert sorted(", ".join(text.get_text() for text in texts).split(", ")) == ["1", "2", "3"]
+        boxes = [text.get_window_extent() for text in texts]
+        assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+        assert all(axis.get_tightbbox().x0 <= box.x0 and box.x1 <= figure.bbox.x1 for box in boxes)
+
+
 def test_loss_curves_show_every_base_and_scratch(law):
     (axis,) = loss_curves(law).axes
     assert [text.get_text() for text in axis.get_legend().get_texts()] == [

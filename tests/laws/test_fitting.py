@@ -1,12 +1,17 @@
 """The engine against published optima, scipy, and plain definitions."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy import optimize
 
 from hf_bootstrap.errors import FitError
+from hf_bootstrap.laws.fitted import completed
 from hf_bootstrap.laws.fitting import fit_form, refit
 from hf_bootstrap.laws.forms import FORMS
+from hf_bootstrap.laws.objective import Problems
+from hf_bootstrap.laws.points import Points
 from hf_bootstrap.laws.terms import add_up
 
 from .grids import chinchilla_240
@@ -163,3 +168,37 @@ def test_objectives_that_do_not_exist_are_refused(options, message):
     form, logs, loss, _ = bootstrap_points(0)
     with pytest.raises(FitError, match=message):
         fit_form(form, logs, loss, **options)
+
+
+@pytest.mark.parametrize("method", ["stack", "expand-split"])
+def test_a_refit_comes_back_from_a_floor_of_zero(method):
+    """The demo's laws have no floor; left without one base, the best law has one of 1.7 to 1.8 nats."""
+    points = Points.read(Path(__file__).parents[2] / f"docs/demo/{method}.jsonl")
+    form, points = completed(FORMS["bootstrap"], points)
+    logs = points.logs(form)
+    fit = fit_form(form, logs, points.loss)
+    assert form.floors(fit.theta[None])[0] < 1e-3
+    kept = np.array([points.base_tokens != level for level in np.unique(points.base_tokens)[1:]])
+    found = refit(fit, logs, points.loss[None], kept.astype(float))
+    globally = [fit_form(form, {n: x[k] for n, x in logs.items()}, points.loss[k]) for k in kept]
+    np.testing.assert_allclose(found.value, [other.value for other in globally], rtol=1e-6)
+    assert form.floors(found.theta).max() > 1.5
+
+
+@pytest.mark.parametrize("name", sorted(FORMS))
+def test_a_place_of_one_problem_is_that_problems_part_of_a_batch(name):
+    """The last problem of a batch is alone; what is kept of where it stands must not be that of an earlier step."""
+    form, rng = FORMS[name], np.random.default_rng(0)
+    logs = {column: np.log(rng.uniform(2, 50, 12)) for column in form.columns}
+    theta = form.to_search(np.abs(0.5 + 0.1 * rng.standard_normal((3, len(form.parameters)))))
+    weights = rng.integers(1, 3, (3, 12)).astype(float)
+    batch = Problems(form=form, logs=logs, log_loss=rng.uniform(0, 1, (3, 12)), weights=weights, delta=0.1)
+    whole, alone = batch.place(theta), batch.take(np.array([2])).place(theta[2:])
+    assert (whole.slope is None) == (alone.slope is None)
+    for mine, theirs in zip(vars(whole).values(), vars(alone).values(), strict=True):
+        if mine is not None:
+            np.testing.assert_allclose(mine[2:], theirs, rtol=1e-9, atol=1e-12)
+    at, here = np.array([2]), whole.take(np.array([2]))
+    np.testing.assert_allclose(batch.kinks(theta, whole)[2:], batch.take(at).kinks(theta[2:], alone), atol=1e-12)
+    pulls = [batch.take(at).strayed(theta[2:], place, theta[2:] + 0.01, alone) for place in (here, alone)]
+    np.testing.assert_allclose(*pulls, rtol=1e-9, atol=1e-12)

@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 
-from hf_bootstrap.laws.noise import draw_noise, two_scales
+from hf_bootstrap import FORMS
+from hf_bootstrap.laws.fitted import completed
+from hf_bootstrap.laws.fitting import fit_form
+from hf_bootstrap.laws.noise import draw_noise, outliers, two_scales
+from hf_bootstrap.laws.points import Points
 from hf_bootstrap.laws.saturation import null_test
 
 from .grids import TRUTH, demo_design, measured
@@ -61,3 +65,22 @@ def test_a_null_test_finds_the_luck_of_the_bases():
     assert 0.004 < found[1].luck < 0.02
     assert all(0.002 < test.noise < 0.0045 for test in found)
     assert TRUTH["alpha3"] == pytest.approx(found[0].alpha3, abs=0.01)
+
+
+def test_clean_studies_of_few_rows_show_no_outlier_and_a_planted_one_is_found():
+    """15 rows for 7 parameters, of which a robust fit goes through seven."""
+    false = found = 0
+    for seed in range(30):
+        table = measured(demo_design(), noise=0.003, seed=seed)
+        row = 4 + seed % 10
+        for spoil in (False, True):
+            if spoil:
+                table["loss"][row] *= 1.05
+            points = Points.read(table)
+            form, points = completed(FORMS["bootstrap"], points)
+            fit = fit_form(form, points.logs(form), points.loss)
+            far = outliers(fit.residuals, len(fit.theta))
+            false += not spoil and far.any()
+            found += spoil and far[row]
+    assert false <= 2
+    assert found >= 24

@@ -282,3 +282,12 @@ def test_a_page_holds_the_law_to_the_last_bit(fitted):
     record = json.loads(text)
     assert record == json.loads(json.dumps(planner_record(fitted.fitted)))
     assert record["theta"] == fitted.fitted.theta.tolist()
+
+
+def test_a_law_in_bits_per_byte_never_speaks_of_nats(opened):
+    law = ScalingLaw("bootstrap", resamples=100).fit("docs/demo/continue.jsonl", columns={"loss": "bits_per_byte"})
+    page = opened(law.to_html())
+    assert page.inner_text("#loss .note").startswith("bits per byte; 95%: ")
+    assert "bits per byte" in page.get_attribute("#curve", "aria-label")
+    assert page.text_content("#curve").count("loss, bits per byte") == 1
+    assert not re.search(r"\bnats\b", page.inner_text("body"))
