@@ -21,9 +21,10 @@ class ModelSize:
     """Parameter counts of a model.
 
     Attributes:
-        total: every parameter once, tied ones counted once.
-        non_embedding: without embedding tables and the output head; N of most scaling laws.
-        active: used for one token; None where experts make it unknown here.
+        total: every parameter once, tied ones counted once; a LoRA's too.
+        non_embedding: without embedding tables, the output head and a LoRA, which merges into what it stands beside; N
+            of most scaling laws.
+        active: used for one token, a LoRA's too; None where experts make it unknown here.
         matmul: weights in matrix products, output head included even if tied.
         layers, attention_width: for the attention term; None where the config does not say.
         is_whole: whether all of it is trained; frozen weights have no gradient to compute, and no formula here.
@@ -53,7 +54,10 @@ def measure_size(model: Any) -> ModelSize:
     total, non_embedding = count_parameters(model)
     head = model.get_output_embeddings()
     of_head = set() if head is None else {id(p) for p in head.parameters()}
-    vectors = sum(p.numel() for p in model.parameters() if p.dim() < 2 and id(p) not in of_head)
+    inside = {name: p for name, p in model.named_parameters() if id(p) not in of_head}
+    # An adapter of the head lies in the head's wrapper, and is left out with it.
+    non_embedding -= sum(p.numel() for name, p in inside.items() if ".lora_" in name)
+    vectors = sum(p.numel() for p in inside.values() if p.dim() < 2)
     config = model.config.get_text_config()
     heads = getattr(config, "num_attention_heads", None)
     width = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else None)

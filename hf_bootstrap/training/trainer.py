@@ -4,6 +4,7 @@ Everything else is Trainer's own; points come from `ScalingCallback` and work wi
 """
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from transformers.trainer_utils import TrainOutput
 from .callback import ScalingCallback
 from .schedule import Schedule
 
-__all__ = ["TokenTrainer", "scale_matrices"]
+__all__ = ["TokenTrainer", "begin_with_moments", "scale_matrices"]
 
 _STATE = "trainer_state.json"
 
@@ -28,17 +29,25 @@ class TokenTrainer(Trainer):
     Args:
         schedule: the rate over tokens; None leaves it to Trainer's `lr_scheduler_type`.
         batch_tokens: trained tokens of one step, all processes.
+        moments: by name of a parameter, the state Adam begins with; see `begin_with_moments`.
         width_factor: how many times as wide the vectors are that matrices read after a growth: see `scale_matrices`.
     """
 
     def __init__(
-        self, *args: Any, schedule: Schedule | None, batch_tokens: int, width_factor: float = 1, **kwargs: Any
+        self,
+        *args: Any,
+        schedule: Schedule | None,
+        batch_tokens: int,
+        width_factor: float = 1,
+        moments: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         for callback in list(self.callback_handler.callbacks):
             if isinstance(callback, ScalingCallback):
                 callback.lead(self)
         self._schedule, self._batch_tokens, self._width_factor = schedule, batch_tokens, width_factor
+        self._moments = moments
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train, unless the checkpoint to resume is that of the last step: then only take its weights and state.
@@ -59,6 +68,9 @@ class TokenTrainer(Trainer):
         optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)
         if is_new and self._width_factor > 1 and self.model is not None:
             scale_matrices(optimizer, self.model, self._width_factor)
+        if is_new and self._moments is not None and self.model is not None:
+            begin_with_moments(optimizer, self.model, self._moments)
+            self._moments = None  # the optimizer has them now; another copy would only take memory
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -70,6 +82,22 @@ class TokenTrainer(Trainer):
         self.lr_scheduler = LambdaLR(target, lambda step: schedule.factor(step * batch, batch))
         self._created_lr_scheduler = True
         return self.lr_scheduler
+
+
+def begin_with_moments(
+    optimizer: torch.optim.Optimizer, model: nn.Module, moments: Mapping[str, Mapping[str, torch.Tensor]]
+) -> None:
+    """Let Adam go on from moments that it had before; its rates and decays stay those of this run.
+
+    Args:
+        optimizer: before its first step.
+        model: whose parameters it trains.
+        moments: by name of a parameter; one that is not named begins without.
+    """
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    order = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+    state = {number: dict(moments[name]) for number, name in enumerate(order) if name in moments}
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def scale_matrices(optimizer: torch.optim.Optimizer, model: nn.Module, width_factor: float) -> None:
