@@ -208,7 +208,7 @@ class GrowthConfig:
 
     @property
     def keeps_moments(self) -> bool:
-        """Whether a rule is known by which Adam's state grows exactly; in `optimizer_state` a model may still break it."""
+        """Whether a rule is known by which Adam's state grows exactly; a model may still break it."""
         keeps_width = not self.grows_width or self.width_method == "clone"
         return keeps_width and (not self.grows_depth or self.adds_nothing)
 
