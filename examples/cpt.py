@@ -18,6 +18,7 @@ from transformers import HfArgumentParser, LlamaConfig, LlamaForCausalLM, Traini
 
 from hf_bootstrap import GrowthConfig, ScalingCallback, bootstrap_from_pretrained
 from hf_bootstrap.errors import DataError
+from hf_bootstrap.growth.learning_rate import recorded_factors
 from hf_bootstrap.growth.plan import plan_growth
 from hf_bootstrap.store import RunFolder
 from hf_bootstrap.study.text import python_code, split_documents
@@ -121,8 +122,11 @@ def main() -> None:
     if args.lr_scheduler_type == "warmup_stable_decay" and not args.lr_scheduler_kwargs:
         decay = int(advised.decay_tokens.value)
         schedule = Schedule(tokens=args.max_steps * step, warmup_tokens=warmup, decay_tokens=decay)
+    rates = recorded_factors(model.config, [name for name, _ in model.named_parameters()])
     if args.should_save:
-        print(f"Attention: {kernel.name} ({kernel.reason})\n{advised}\nPeak in use: {args.learning_rate:.3g}")
+        print(
+            f"Attention: {kernel.name} ({kernel.reason})\n{advised}\nPeak in use: {args.learning_rate:.3g}{of(rates)}"
+        )
     method = "lora" if given.lora_r else "continue" if given.model_name_or_path else "scratch"
     grown = [str(growth.depth_method)] * growth.grows_depth + [f"expand-{growth.width_method}"] * growth.grows_width
     measure = ScalingCallback(
@@ -137,7 +141,7 @@ def main() -> None:
     args.save_strategy = "no"  # Checkpoints says when, so that the newest complete one is never the one removed
     trainer = TokenTrainer(
         model=model, args=args, train_dataset=train, data_collator=default_data_collator, schedule=schedule,
-        batch_tokens=step, width_factor=1 / advised.matrix_lr.value, processing_class=tokenizer,
+        batch_tokens=step, rate_factors=rates, processing_class=tokenizer,
         callbacks=[checkpoints.Checkpoints(every=every, newest=args.save_total_limit or 1), measure],
     )  # fmt: skip
     newest = [str(path) for path in RunFolder(output).checkpoints()[-1:]]
@@ -147,6 +151,11 @@ def main() -> None:
         trainer.push_to_hub()  # the points too: they lie in the same folder
     if args.should_save:
         print(f"Points: {output / 'points.jsonl'}")
+
+
+def of(rates: dict[str, float]) -> str:
+    """How many tensors have a rate of their own, in words."""
+    return f", times {min(rates.values()):.3g} or more for {len(rates)} tensors that grew" if rates else ""
 
 
 def pack_texts(given: Arguments, folder: Path) -> tuple[dict[str, Path], Any]:
