@@ -24,6 +24,7 @@ from hf_bootstrap.store import RunFolder
 from hf_bootstrap.study.text import python_code, split_documents
 from hf_bootstrap.training import advice, attention, checkpoints, counting, data, documents, freezing, prepare
 from hf_bootstrap.training.isolation import check_isolation
+from hf_bootstrap.training.launcher import follow_launcher
 from hf_bootstrap.training.replay import Replay
 from hf_bootstrap.training.schedule import Schedule
 from hf_bootstrap.training.trainer import TokenTrainer
@@ -65,6 +66,7 @@ class Arguments:
 
 
 def main() -> None:
+    follow_launcher()  # a killed `accelerate launch` would leave this process behind
     parser = HfArgumentParser((Arguments, TrainingArguments))
     parser.set_defaults(
         output_dir="cpt-out", report_to="none", learning_rate=0.0, adam_beta2=0.95, weight_decay=0.1, logging_steps=20,
