@@ -57,13 +57,13 @@ def begin(folder: RunFolder, spec: RunSpec, attention: Attention) -> Beginning:
     # A LoRA's checkpoint holds the adapter alone, so a branch too makes the weights under it as the stage began.
     origin = root if spec.lora is not None else spec
     model, n_params_base, growth = _load(folder, origin, attention)
-    if root.growth is not None and growth is None:
+    if growth is None and _growth_of(root).grows:
         n_params_base = model.config.hf_bootstrap["growth"][-1]["source"]["n_params"]
     if spec.lora is not None:
         model = add_lora(model, **spec.lora)
     return Beginning(
         model=model,
-        n_params_base=n_params_base if spec.base_tokens or spec.growth is not None else None,
+        n_params_base=n_params_base if spec.base_tokens or growth is not None else None,
         growth=None if growth is None or spec.resume else {"n_params_base": n_params_base, **growth},
     )
 
@@ -82,9 +82,8 @@ def carried_moments(folder: RunFolder, spec: RunSpec, model: PreTrainedModel) ->
         raise TrainingError(
             f"{where}, which is no folder here. Download it with its optimizer.pt, or leave optimizer out."
         )
-    growth = GrowthConfig() if spec.growth is None else GrowthConfig.from_dict(spec.growth)
     try:
-        moments, report = grown_moments(start, model, growth)
+        moments, report = grown_moments(start, model, _growth_of(spec))
     except BootstrapError as error:
         raise TrainingError(f"{where}: {error} In a run that is to leave optimizer out.") from error
     if report.approximate:
@@ -139,8 +138,12 @@ def _load(
         start, dtype=getattr(torch, spec.dtype), attn_implementation=attention.name
     )
     n_params_base = model.num_parameters()
-    if spec.growth is None:
+    if not _growth_of(spec).grows:
         return model, n_params_base, None
-    grown = bootstrap_from_pretrained(model, GrowthConfig.from_dict(spec.growth))
+    grown = bootstrap_from_pretrained(model, _growth_of(spec))
     grown.set_attn_implementation(attention.name)
     return grown, n_params_base, grown.config.hf_bootstrap["growth"][-1]
+
+
+def _growth_of(spec: RunSpec) -> GrowthConfig:
+    return GrowthConfig.from_dict(spec.growth or {})

@@ -184,3 +184,9 @@ def test_a_decay_branched_off_a_grown_stage_knows_the_size_of_the_base(here, tru
     facts = {"start": f"{stage.spec().run_id}/checkpoint-10", "resume": True, "growth": None, "tokens": 15 * BATCH}
     branch = carry_out(here, dataclasses.replace(stage.spec(), **facts, decay_tokens=5 * BATCH, checkpoints=()))
     assert branch.points()[-1].n_params_base == stage.points()[-1].n_params_base == trunk.points()[-1].n_params
+
+
+def test_a_growth_that_asks_for_nothing_is_none(here, trunk):
+    plain, empty = (carry_out(here, second(trunk, growth=growth)) for growth in (None, {"seed": 3}))
+    assert empty.points()[-1].loss == plain.points()[-1].loss
+    assert json.loads((empty.path / "done.json").read_text())["growth"] is None
