@@ -1,6 +1,6 @@
 """Training speed on a GPU: attention kernels and compilation against the plain Trainer, and whether losses agree.
 
-    python benchmarks/gpu.py [--out results.md] [--seconds 480]
+    python benchmarks/gpu.py [--out results.md] [--seconds 400]
 
 A Llama of 0.7B parameters in bfloat16, packed blocks of 4,096 tokens. MFU is of the matmul rate measured here, and of
 the data sheet where it is known. Without a GPU a tiny model runs, which shows that the script works and nothing else.
@@ -104,7 +104,12 @@ def matmul_rate():
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", help="a Markdown file for the table")
-    parser.add_argument("--seconds", type=float, default=480, help="begin no further variant after this time")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=400,
+        help="begin no further variant after this time; one takes up to two minutes",
+    )
     asked = parser.parse_args()
     best, apart = (choose_attention(dtype=torch.bfloat16, isolated=isolated) for isolated in (False, True))
     variants = [("plain Trainer: sdpa", "sdpa", False, False)]

@@ -3,4 +3,5 @@
 # Without a GPU it runs a tiny size, to see that it works.
 set -eu
 cd "$(dirname "$0")/.."
-python benchmarks/gpu.py --out "${1:-gpu-results.md}"
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"  # so that it need not be installed
+"${PYTHON:-python3}" benchmarks/gpu.py --out "${1:-gpu-results.md}"

@@ -19,7 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback
 
 from hf_bootstrap import ScalingCallback
 from hf_bootstrap.study.text import python_code, split_documents
-from hf_bootstrap.training import callback
+from hf_bootstrap.training import callback, counting
 from hf_bootstrap.training.data import PackedBlocks, load_tokenizer, pack, train_tokenizer
 from hf_bootstrap.units import format_count
 
@@ -77,28 +77,45 @@ class _CpuClock:
     perf_counter = monotonic = staticmethod(time.process_time)
 
 
+class _Syncs:
+    """Wall seconds in which a point waits for the disk: its promise, and none of the callback's work."""
+
+    def __init__(self):
+        self.seconds = 0.0
+        self._sync = os.fsync
+
+    def __call__(self, descriptor):
+        """Sync, timed."""
+        began = time.perf_counter()
+        self._sync(descriptor)
+        self.seconds += time.perf_counter() - began
+
+
 def overhead(folder, steps):
     """The share inside the callback, in CPU and wall time, and A/B medians of a step in turns."""
     held = {"held": PackedBlocks(folder / "held", BLOCK, keep_tail=True)}
-    inside, inside_wall, ours, plain = [], [], [], []
+    inside, inside_wall, waited, ours, plain = [], [], [], [], []
     for turn in range(6):
-        callback.time = _CpuClock if turn % 2 else time
+        callback.time = counting.time = _CpuClock if turn % 2 else time
+        os.fsync = syncs = _Syncs()
         marks = [n * steps // 6 * BATCH * BLOCK for n in range(1, 6)]
         measure = ScalingCallback(held, base_tokens=0, marks=marks, forecast=True, batch_tokens=BATCH * BLOCK,
                                   points_file=folder / f"points-{turn}.jsonl")  # fmt: skip
         times, size = train(folder, steps, measure)
+        os.fsync = syncs._sync
         if turn % 2:
             inside.append(measure.seconds / (times.median * steps))
         else:
             inside_wall.append(measure.seconds / (times.wall * steps))
+            waited.append(syncs.seconds / (times.wall * steps))
         ours.append(times.median)
         plain.append(train(folder, steps, None)[0].median)
-    share, wall, a, b = (statistics.median(values) for values in (inside, inside_wall, ours, plain))
+    share, wall, disk, a, b = (statistics.median(values) for values in (inside, inside_wall, waited, ours, plain))
+    print(f"{format_count(size)} parameters without embeddings, {BATCH} x {BLOCK} tokens a step, {steps} steps")
+    print(f"A point each {steps // 6} steps; geometric marks put one each time the tokens have doubled.")
     print(
-        f"{format_count(size)} parameters without embeddings, {BATCH} x {BLOCK} tokens a step, {steps} steps, 5 points"
-    )
-    print(
-        f"| inside the callback, evaluation apart | {share:.2%} of the steps' CPU time, {wall:.2%} of their wall time |"
+        f"| inside the callback, evaluation apart | {share:.2%} of the steps' CPU time, {wall:.2%} of their wall time, "
+        f"of which {disk:.2%} wait for the disk to sync a point |"
     )
     print(f"| A/B, CPU time of a step | {a * 1e3:.1f} ms with, {b * 1e3:.1f} ms without: {a / b - 1:+.1%} |")
 

@@ -18,11 +18,13 @@ from transformers import HfArgumentParser, LlamaConfig, LlamaForCausalLM, Traini
 
 from hf_bootstrap import GrowthConfig, ScalingCallback, bootstrap_from_pretrained
 from hf_bootstrap.errors import DataError
+from hf_bootstrap.growth.learning_rate import recorded_factors
 from hf_bootstrap.growth.plan import plan_growth
 from hf_bootstrap.store import RunFolder
 from hf_bootstrap.study.text import python_code, split_documents
 from hf_bootstrap.training import advice, attention, checkpoints, counting, data, documents, freezing, prepare
 from hf_bootstrap.training.isolation import check_isolation
+from hf_bootstrap.training.launcher import follow_launcher
 from hf_bootstrap.training.replay import Replay
 from hf_bootstrap.training.schedule import Schedule
 from hf_bootstrap.training.trainer import TokenTrainer
@@ -43,9 +45,9 @@ class Arguments:
     base_tokens: str = option("Tokens the base was trained on (D1), such as 6.5e9.", "0")
     base_decayed: bool | None = option("Whether the base's learning rate had been decayed.")
     base_peak_lr: float | None = option("The base's own peak learning rate.")
-    growth: str | None = option("Folder or file of a growth_config.json.")
-    train_file: str | None = option(".txt, .jsonl or .parquet, .gz too.")
-    validation_file: str | None = option("Held-out text in one of these formats.")
+    growth: str | None = option("growth.yaml, or the folder or file of a growth_config.json.")
+    train_file: str | None = option("Text to train on: .txt, .jsonl or .parquet, .gz too.")
+    validation_file: str | None = option("Held-out text, all of it scored at every point: keep it short.")
     dataset_name: str | None = option("Instead of train_file: a data set of the Hub.")
     dataset_config_name: str | None = option("Its configuration.")
     max_train_samples: int | None = option("How many of its documents, from the start.")
@@ -64,6 +66,7 @@ class Arguments:
 
 
 def main() -> None:
+    follow_launcher()  # a killed `accelerate launch` would leave this process behind
     parser = HfArgumentParser((Arguments, TrainingArguments))
     parser.set_defaults(
         output_dir="cpt-out", report_to="none", learning_rate=0.0, adam_beta2=0.95, weight_decay=0.1, logging_steps=20,
@@ -121,8 +124,11 @@ def main() -> None:
     if args.lr_scheduler_type == "warmup_stable_decay" and not args.lr_scheduler_kwargs:
         decay = int(advised.decay_tokens.value)
         schedule = Schedule(tokens=args.max_steps * step, warmup_tokens=warmup, decay_tokens=decay)
+    rates = recorded_factors(model.config, [name for name, _ in model.named_parameters()])
     if args.should_save:
-        print(f"Attention: {kernel.name} ({kernel.reason})\n{advised}\nPeak in use: {args.learning_rate:.3g}")
+        print(
+            f"Attention: {kernel.name} ({kernel.reason})\n{advised}\nPeak in use: {args.learning_rate:.3g}{of(rates)}"
+        )
     method = "lora" if given.lora_r else "continue" if given.model_name_or_path else "scratch"
     grown = [str(growth.depth_method)] * growth.grows_depth + [f"expand-{growth.width_method}"] * growth.grows_width
     measure = ScalingCallback(
@@ -137,7 +143,7 @@ def main() -> None:
     args.save_strategy = "no"  # Checkpoints says when, so that the newest complete one is never the one removed
     trainer = TokenTrainer(
         model=model, args=args, train_dataset=train, data_collator=default_data_collator, schedule=schedule,
-        batch_tokens=step, width_factor=1 / advised.matrix_lr.value, processing_class=tokenizer,
+        batch_tokens=step, rate_factors=rates, processing_class=tokenizer,
         callbacks=[checkpoints.Checkpoints(every=every, newest=args.save_total_limit or 1), measure],
     )  # fmt: skip
     newest = [str(path) for path in RunFolder(output).checkpoints()[-1:]]
@@ -147,6 +153,11 @@ def main() -> None:
         trainer.push_to_hub()  # the points too: they lie in the same folder
     if args.should_save:
         print(f"Points: {output / 'points.jsonl'}")
+
+
+def of(rates: dict[str, float]) -> str:
+    """How many tensors have a rate of their own, in words."""
+    return f", times {min(rates.values()):.3g} or more for {len(rates)} tensors that grew" if rates else ""
 
 
 def pack_texts(given: Arguments, folder: Path) -> tuple[dict[str, Path], Any]:

@@ -16,10 +16,12 @@ from .errors import PointError, RecordError, did_you_mean
 from .fields import as_plain_json, brief, build, settle, settled_fields
 from .sealing import canonical_json
 
-__all__ = ["PHASES", "SCHEMA", "RunSpec", "ScalingPoint"]
+__all__ = ["OPTIMIZERS", "PHASES", "SCHEMA", "RunSpec", "ScalingPoint"]
 
 SCHEMA = 1
 PHASES = ("warmup", "stable", "decay", "end")
+OPTIMIZERS = ("reset", "grow")
+_LATER_FIELDS = {"lora": None, "optimizer": "reset"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +142,9 @@ class RunSpec:
         model: config of a model made from scratch, as `PreTrainedConfig.to_dict` writes it.
         start: ``<run_id>/<checkpoint folder>`` in the same study, a folder, or a Hub name.
         growth: fields of a `GrowthConfig`, applied to `start`.
+        lora: a low-rank adapter trained in place of the weights: `r`, `alpha` (2 r if left out), `dropout` (0) and
+            `target_modules` (None: every linear layer but the head); None trains all of the model.
+        optimizer: "reset": Adam starts without moments; "grow": with those of the checkpoint `start`, grown with it.
         data: tokens to train on, a file under the study's folder; `data_offset` blocks are left out first.
         eval_sets: name -> file of held-out tokens; the one named as `domain` is the primary one.
         hashes: content of `data`, `tokenizer` and `eval_set`.
@@ -164,6 +169,8 @@ class RunSpec:
     start: str | None = None
     resume: bool = False
     growth: Mapping[str, Any] | None = None
+    lora: Mapping[str, Any] | None = None
+    optimizer: str = "reset"
     base_tokens: int = 0
     base_run_id: str | None = None
     base_checkpoint_id: str | None = None
@@ -186,6 +193,7 @@ class RunSpec:
         settle(self, RecordError, signed=("seed",))
         _check_schema(self.schema, RecordError)
         self._check_start()
+        self._check_stage()
         self._check_amounts()
         # JSON objects have no order, so the primary set is known by its name.
         if self.domain not in self.eval_sets:
@@ -217,6 +225,23 @@ class RunSpec:
             raise RecordError(
                 f"a branch resumes {brief(self.start)}, but only a run of the same study can be resumed. "
                 "Give start as <run_id>/<checkpoint>, or resume=False to take the weights alone."
+            )
+
+    def _check_stage(self) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            raise RecordError(f"optimizer is {brief(self.optimizer)}. {did_you_mean(self.optimizer, OPTIMIZERS)}")
+        if self.lora is not None:
+            # Whole, so that equal requests have equal names.
+            object.__setattr__(self, "lora", _whole_lora(self.lora))
+        if self.start is None and (self.lora is not None or self.optimizer == "grow"):
+            raise RecordError(
+                "a run from scratch has lora or optimizer: grow, but there are no trained weights for an adapter to "
+                "stand beside, and no moments to carry over. Give start, or leave them out."
+            )
+        if self.lora is not None and self.optimizer == "grow":
+            raise RecordError(
+                "lora and optimizer: grow are both given, but an adapter begins with this run: the moments of the base "
+                "belong to weights that it freezes. Leave one of them out."
             )
 
     def _check_amounts(self) -> None:
@@ -259,8 +284,14 @@ class RunSpec:
         return "-".join(re.sub(r"[^A-Za-z0-9.]+", "_", word)[:40] for word in words) + f"-{digest}"
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as plain JSON types."""
-        return as_plain_json(self)
+        """The record as plain JSON types; `lora` and `optimizer` are left out where they say nothing."""
+        record = as_plain_json(self)
+        # A run is named by the hash of this. Fields that came after the first runs must not rename those that do not
+        # use them, or every study would be trained again.
+        for name, default in _LATER_FIELDS.items():
+            if record[name] == default:
+                del record[name]
+        return record
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Self:
@@ -270,6 +301,39 @@ class RunSpec:
             RecordError: unknown or missing keys, another schema version, wrong types or values.
         """
         return build(cls, record, RecordError, SCHEMA)
+
+
+def _whole_lora(lora: Mapping[str, Any]) -> dict[str, Any]:
+    """Every key of a LoRA, with what is left out at its default."""
+    known = ("r", "alpha", "dropout", "target_modules")
+    for key in lora:
+        if key not in known:
+            raise RecordError(f"lora has no key {brief(key)}. {did_you_mean(key, known)}")
+    rank = lora.get("r")
+    if type(rank) is not int or rank < 1:
+        raise RecordError(f"lora.r is {brief(rank)}; a LoRA needs a rank of at least 1. 16 is usual.")
+    alpha, dropout, targets = lora.get("alpha"), lora.get("dropout", 0), lora.get("target_modules")
+    if not _is_number(2 * rank if alpha is None else alpha) or (alpha is not None and alpha <= 0):
+        raise RecordError(f"lora.alpha is {brief(alpha)}; it must be a number above 0. Left out it is 2 r.")
+    if not _is_number(dropout) or not 0 <= dropout < 1:
+        raise RecordError(f"lora.dropout is {brief(dropout)}; it must be a number from 0 to below 1. Left out it is 0.")
+    if targets is not None and not (
+        isinstance(targets, list) and targets and all(type(name) is str and name for name in targets)
+    ):
+        raise RecordError(
+            f"lora.target_modules is {brief(targets)}; it must be a list of names such as q_proj. Left out it is every "
+            "linear layer but the head."
+        )
+    return {
+        "r": rank,
+        "alpha": float(2 * rank if alpha is None else alpha),
+        "dropout": float(dropout),
+        "target_modules": None if targets is None else sorted(set(targets)),
+    }
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_plain_point(fields: Mapping[str, Any]) -> bool:

@@ -62,6 +62,8 @@ def specs(draw):
                 {"model": draw(st.dictionaries(words, json_values, max_size=3))},
                 {"start": "run-1/checkpoint-3"},
                 {"start": "run-1/checkpoint-3", "resume": True},
+                {"start": "run-1/checkpoint-3", "optimizer": "grow"},
+                {"start": "org/model", "lora": {"r": draw(st.integers(1, 64)), "dropout": draw(st.floats(0, 0.9))}},
                 {"start": "org/model", "growth": draw(st.dictionaries(words, json_values, max_size=2))},
             ]
         )

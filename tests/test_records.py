@@ -285,6 +285,21 @@ def test_a_run_is_named_by_its_content():
     assert len({spec.run_id, *others}) == 4
 
 
+def test_a_run_keeps_the_name_it_had_before_later_fields_existed():
+    # Folders of finished runs bear these names: another one would train them again.
+    assert RunSpec(**SPEC).run_id == "continue-code-0-5120-e3dee62403"
+    assert RunSpec(**SPEC, lora=None, optimizer="reset").run_id == "continue-code-0-5120-e3dee62403"
+    assert RunSpec.from_dict({**RunSpec(**SPEC).to_dict(), "lora": None, "optimizer": "reset"}) == RunSpec(**SPEC)
+
+
+def test_a_lora_is_held_whole_so_that_equal_requests_have_equal_names():
+    short = RunSpec(**SPEC, lora={"r": 8})
+    assert short.lora == {"r": 8, "alpha": 16.0, "dropout": 0.0, "target_modules": None}
+    assert short.run_id == RunSpec(**SPEC, lora={"dropout": 0, "alpha": 16, "r": 8}).run_id != RunSpec(**SPEC).run_id
+    named = RunSpec(**SPEC, lora={"r": 8, "target_modules": ("v_proj", "q_proj")})
+    assert named.lora["target_modules"] == ["q_proj", "v_proj"]
+
+
 @pytest.mark.parametrize("word", ["../../etc", "a/b", "a b", "日本語", "..", "x" * 300, "-", ""])
 def test_the_name_of_a_run_is_a_safe_name_for_a_folder(word):
     name = RunSpec(**{**SPEC, "method": word, "domain": word, "eval_sets": {word: "x"}}).run_id
@@ -314,6 +329,21 @@ def test_the_config_of_a_model_names_the_same_run_after_json():
         ({"resume": True, "start": "run-1"}, "same study"),
         ({"resume": True, "growth": {"depth": 2}}, "no growth"),
         ({"resume": True, "start": None, "model": {}}, "goes on from a checkpoint"),
+        ({"lora": {"alpha": 4}}, "rank of at least 1"),
+        ({"lora": {"r": 0}}, "rank of at least 1"),
+        ({"lora": {"r": True}}, "rank of at least 1"),
+        ({"lora": {"r": 2, "alpha": 0}}, "above 0"),
+        ({"lora": {"r": 2, "alpha": "4"}}, "above 0"),
+        ({"lora": {"r": 2, "dropout": 1}}, "below 1"),
+        ({"lora": {"r": 2, "dropout": True}}, "below 1"),
+        ({"lora": {"r": 2, "target_modules": "q_proj"}}, "list of names"),
+        ({"lora": {"r": 2, "target_modules": []}}, "list of names"),
+        ({"lora": {"rank": 2}}, "no key 'rank'"),
+        ({"lora": 8}, "a mapping"),
+        ({"lora": {"r": 2}, "start": None, "model": {}}, "from scratch"),
+        ({"optimizer": "grow", "start": None, "model": {}}, "from scratch"),
+        ({"optimizer": "grown"}, "Did you mean 'grow'"),
+        ({"optimizer": "grow", "lora": {"r": 2}}, "Leave one of them out"),
         ({"data": "/etc/passwd"}, "data"),
         ({"data": "../secret"}, "data"),
         ({"data": "a/../../secret"}, "data"),

@@ -53,8 +53,10 @@ def _train(here: Any, every: int, report: Callable[[int], None] | None) -> None:
     import torch
 
     from ..store import lock
+    from ..training.launcher import follow_launcher
     from ..training.loop import run_one
 
+    follow_launcher()
     with contextlib.ExitStack() as stack:
         if _rank() == 0:
             stack.enter_context(lock(here.path))

@@ -16,6 +16,7 @@ from ..errors import GrowthError, UnsupportedModelError
 from ..hub.refusals import showable, without_secrets
 from .architecture import converted, find_ties
 from .config import GrowthConfig
+from .learning_rate import lasting_factors
 from .plan import GrowthPlan, describe_growth, plan_growth
 from .verify import verify_growth
 
@@ -183,6 +184,7 @@ def growth_history(plan: GrowthPlan, verification: dict[str, Any] | None) -> dic
     step = {
         "recipe": describe_growth(plan.growth),
         "layer_map": list(plan.layer_map),
+        "rate_factors": lasting_factors(plan.recipes, source),
         "source": {
             "name_or_path": source.name_or_path,
             "model_type": source.model_type,

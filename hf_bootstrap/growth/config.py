@@ -206,6 +206,12 @@ class GrowthConfig:
         """Whether copied layers are made to add nothing to the residual stream."""
         return self.grows_depth and self.layer_map is None and self.depth_method == "identity"
 
+    @property
+    def keeps_moments(self) -> bool:
+        """Whether a rule is known by which Adam's state grows exactly; a model may still break it."""
+        keeps_width = not self.grows_width or self.width_method == "clone"
+        return keeps_width and (not self.grows_depth or self.adds_nothing)
+
     def layers(self, n_layers: int) -> tuple[int, ...]:
         """The old layer of every new layer, for a model of `n_layers`.
 

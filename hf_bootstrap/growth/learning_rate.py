@@ -6,13 +6,16 @@ of 1/c for these matrices gives the old step back; for equal shares (`clone`) ex
 (tests/growth/test_learning_rate.py). It is also the rule of muP for Adam, which asks for 1/fan-in.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from transformers import PreTrainedConfig
+
 from .recipe import Recipe
 
-__all__ = ["LearningRateAdvice", "advise_learning_rate", "rate_factors"]
+__all__ = ["LearningRateAdvice", "advise_learning_rate", "lasting_factors", "rate_factors", "recorded_factors"]
 
 _MUP = "Yang et al. 2022 (muP), arXiv:2203.03466, table 8; derivation in the docstring of learning_rate"
 
@@ -23,7 +26,7 @@ class LearningRateAdvice:
 
     Attributes:
         factor: for one rate for all tensors: multiply the base's by this. The smallest of what single tensors ask for.
-        tensor_factor: for the matrices that read a widened vector, where they have a rate of their own.
+        tensor_factor: the smallest for a matrix that reads a widened vector, where each has a rate of its own.
         weight_decay_factor: AdamW takes rate x decay off a weight, so the decay of those matrices times this keeps
             what is taken off.
         tensors: how many matrices read a widened vector.
@@ -60,6 +63,49 @@ def rate_factors(recipes: Iterable[Recipe]) -> dict[str, float]:
             wide = sum(s.length for s in recipe.axes[recipe.reads]) / recipe.shape[recipe.reads]
         factors[recipe.target] = wide * (recipe.scale or 1.0)
     return factors
+
+
+def lasting_factors(recipes: Iterable[Recipe], source: PreTrainedConfig) -> dict[str, float]:
+    """What `rate_factors` gives that is not 1, times what earlier growths left, as a config keeps it.
+
+    Args:
+        recipes: of the growth.
+        source: config of the model before it.
+
+    Returns:
+        By name of a tensor, with ``*`` for the number of a layer where all layers agree.
+    """
+    recipes = tuple(recipes)
+    earlier = recorded_factors(source, [recipe.source for recipe in recipes])
+    factors = {
+        name: factor * earlier.get(recipe.source, 1.0)
+        for recipe, (name, factor) in zip(recipes, rate_factors(recipes).items(), strict=True)
+    }
+    alike: dict[str, set[float]] = {}
+    for name, factor in factors.items():
+        alike.setdefault(_any_layer(name), set()).add(factor)
+    return {
+        _any_layer(name) if len(alike[_any_layer(name)]) == 1 else name: factor
+        for name, factor in factors.items()
+        if factor != 1
+    }
+
+
+def recorded_factors(config: PreTrainedConfig, names: Iterable[str]) -> dict[str, float]:
+    """By name of a tensor, the factor on its learning rate that the growths of a model ask for; 1 is left out.
+
+    Args:
+        config: of the model; one that was never grown asks for nothing.
+        names: of its tensors.
+    """
+    history = (getattr(config, "hf_bootstrap", None) or {}).get("growth") or [{}]
+    kept = history[-1].get("rate_factors", {})
+    found = {name: kept.get(name, kept.get(_any_layer(name), 1.0)) for name in names}
+    return {name: float(factor) for name, factor in found.items() if factor != 1}
+
+
+def _any_layer(name: str) -> str:
+    return re.sub(r"(?<=\.)\d+(?=\.)", "*", name)
 
 
 def advise_learning_rate(recipes: Iterable[Recipe], *, deeper: bool, fresh: bool) -> LearningRateAdvice:

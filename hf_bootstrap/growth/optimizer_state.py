@@ -9,7 +9,7 @@ is exact, since a copy's gradient then mixes the shares of its readers: the same
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +28,7 @@ from .plan import GrowthPlan, plan_growth
 from .recipe import Recipe
 from .source import open_config
 
-__all__ = ["OPTIMIZER_FILE", "OptimizerReport", "grow_optimizer_state"]
+__all__ = ["OPTIMIZER_FILE", "OptimizerReport", "grow_optimizer_state", "grown_moments"]
 
 OPTIMIZER_FILE = "optimizer.pt"
 
@@ -55,10 +55,11 @@ class OptimizerReport:
     notes: tuple[str, ...]
 
     def __str__(self) -> str:
-        if self.file is None:
+        if self.how == "reset":
             return "Optimizer state: reset. Training starts with fresh moments; warm up again."
         counts = f"{self.exact} tensors exact, {self.approximate} approximate, {self.new} new"
-        return "\n".join([f"Optimizer state: {counts}, in {self.file}", *(f"  note: {note}" for note in self.notes)])
+        place = "" if self.file is None else f", in {self.file}"
+        return "\n".join([f"Optimizer state: {counts}{place}", *(f"  note: {note}" for note in self.notes)])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -96,33 +97,68 @@ def grow_optimizer_state(
     source, target = Path(source), Path(target)
     if how == "reset":
         return OptimizerReport(how=how, file=None, exact=0, approximate=0, new=0, notes=())
+    after = build_meta(open_config(target))
     plan = plan_growth(open_config(source), config)
-    before, after = build_meta(plan.source_config), build_meta(open_config(target))
     _check_target(plan, after, target)
+    states, groups, settings, report = _grown(source, plan, after, how)
+    names = [name for group in groups for name in group]
+    numbered = {number: states[name] for number, name in enumerate(names) if name in states}
+    _write(target / OPTIMIZER_FILE, {"state": numbered, "param_groups": _numbered(settings, groups)})
+    return replace(report, file=str(target / OPTIMIZER_FILE))
+
+
+def grown_moments(
+    source: str | os.PathLike[str], model: PreTrainedModel, config: GrowthConfig
+) -> tuple[dict[str, dict[str, Any]], OptimizerReport]:
+    """Adam's state for a grown model in memory, by the names of its parameters.
+
+    Args:
+        source: as `grow_optimizer_state` takes it.
+        model: the grown model; only names and shapes are looked at.
+        config: the growth that made it; `GrowthConfig()` where there was none.
+
+    Returns:
+        The state of every parameter that has one, and what became of it; nothing is written.
+
+    Raises:
+        GrowthError, UnsupportedModelError, StoreError, CorruptFileError: as `grow_optimizer_state` does.
+    """
+    source = Path(source)
+    plan = plan_growth(open_config(source), config)
+    _check_target(plan, model, "the model")
+    states, _, _, report = _grown(source, plan, model, "grow")
+    return states, report
+
+
+def _grown(
+    source: Path, plan: GrowthPlan, after: PreTrainedModel, how: str
+) -> tuple[dict[str, dict[str, Any]], list[list[str]], list[dict[str, Any]], OptimizerReport]:
+    """States by name, the names in every group, the groups' settings in the source, and the report."""
+    before = build_meta(plan.source_config)
     old = _load(source / OPTIMIZER_FILE)
     groups = _groups(before, old, source)
     states = _states(before, groups, old, source)
     grown_groups = _grouped_alike(before, after, groups, plan)
-    state, counts, notes = {}, {"exact": 0, "approximate": 0, "new": 0}, []
+    grown: dict[str, dict[str, Any]] = {}
+    counts, notes = {"exact": 0, "approximate": 0, "new": 0}, []
     recipes = {recipe.target: recipe for recipe in plan.recipes}
     firsts = {recipe.source: recipe.target for recipe in reversed(plan.recipes)}
-    for number, name in enumerate(name for group in grown_groups for name in group):
+    for name in (name for group in grown_groups for name in group):
         recipe = recipes[name]
         found = states.get(recipe.source)
         if found is None:
             continue
         is_copy = firsts[recipe.source] != name
-        if recipe.scale == 0 or (is_copy and (how == "asymmetric" or config.adds_nothing)):
-            state[number], kind = _fresh_state(recipe, found), "new"
+        if recipe.scale == 0 or (is_copy and (how == "asymmetric" or plan.growth.adds_nothing)):
+            grown[name], kind = _fresh_state(recipe, found), "new"
         else:
-            state[number] = _grown_state(recipe, found, asymmetric=how == "asymmetric")
+            grown[name] = _grown_state(recipe, found, asymmetric=how == "asymmetric")
             reason = "copies were reset on request" if how == "asymmetric" and recipe.axes else _inexact(recipe, plan)
             kind = "approximate" if reason or is_copy else "exact"
             notes += [reason] if reason else ["a copied layer takes its source's moments"] if is_copy else []
         counts[kind] += 1
-    record = {"state": state, "param_groups": _numbered(old["param_groups"], grown_groups)}
-    _write(target / OPTIMIZER_FILE, record)
-    return OptimizerReport(how=how, file=str(target / OPTIMIZER_FILE), notes=tuple(dict.fromkeys(notes)), **counts)
+    report = OptimizerReport(how=how, file=None, notes=tuple(dict.fromkeys(notes)), **counts)
+    return grown, grown_groups, old["param_groups"], report
 
 
 def _grown_state(recipe: Recipe, state: Mapping[str, Any], *, asymmetric: bool) -> dict[str, Any]:
@@ -195,7 +231,7 @@ def _heads(plan: GrowthPlan) -> int:
     return int(getattr(text, "num_attention_heads", 1))
 
 
-def _check_target(plan: GrowthPlan, model: PreTrainedModel, target: Path) -> None:
+def _check_target(plan: GrowthPlan, model: PreTrainedModel, target: str | Path) -> None:
     planned = {recipe.target: recipe.shape for recipe in plan.recipes}
     found = {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()}
     for name in sorted(set(planned) | set(found)):

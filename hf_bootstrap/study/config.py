@@ -12,11 +12,12 @@ from typing import Any, Self
 
 from ..errors import GrowthError, StudyError, did_you_mean
 from ..growth.config import GrowthConfig
+from ..records import OPTIMIZERS
 from ..sealing import canonical_json
 from .grid import Checkpoint
 from .reading import json_schema, plain_fields, read_fields
 
-__all__ = ["BaseConfig", "MethodConfig", "StudyConfig", "TextConfig", "TrainingConfig"]
+__all__ = ["BaseConfig", "LoraConfig", "MethodConfig", "StudyConfig", "TextConfig", "TrainingConfig"]
 
 _DEEPEST = 50
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,60}")
@@ -75,6 +76,27 @@ class BaseConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """A low-rank adapter that is trained beside a base's weights, which stay as they are.
+
+    Attributes:
+        r: rank of its two matrices.
+        alpha: its scale is alpha / r; 2 r if left out.
+        dropout: on what it reads.
+        target_modules: names of the layers it stands beside; every linear layer but the head if left out.
+    """
+
+    r: int
+    alpha: float | None = None
+    dropout: float = 0.0
+    target_modules: tuple[str, ...] = ()
+
+    def to_spec(self) -> dict[str, Any]:
+        """As `RunSpec.lora`."""
+        return {**vars(self), "target_modules": self.target_modules or None}
+
+
+@dataclass(frozen=True, kw_only=True)
 class MethodConfig:
     """One way to reuse every base, or (with `from_base` false) a model from scratch on its own.
 
@@ -83,6 +105,9 @@ class MethodConfig:
         text: what the second stage trains on, one of `texts`.
         tokens: D2 marks, decay included.
         growth: fields of a GrowthConfig; left out, the model keeps its size.
+        lora: an adapter that the second stage trains; left out, it trains the whole model.
+        optimizer: of the second stage: "reset" begins Adam without moments, "grow" with those of the base, grown with
+            it where that is exact.
         scratch: the same model from scratch, one of `models`, trained to the same marks: the rows with D1 = 0. Left
             out, there are none.
         scratch_tokens: marks of the run from scratch instead of `tokens`, such as those of equal FLOPs.
@@ -101,6 +126,8 @@ class MethodConfig:
     text: str
     tokens: tuple[int, ...]
     growth: Mapping[str, Any] | None = None
+    lora: LoraConfig | None = None
+    optimizer: str = "reset"
     scratch: str | None = None
     scratch_tokens: tuple[int, ...] = ()
     from_base: bool = True
@@ -124,11 +151,33 @@ class MethodConfig:
                 f"{where} has replay_text {self.replay_text!r} and replay_ratio {self.replay_ratio}; give both, with a "
                 "ratio above 0 and below 1, or neither."
             )
+        growth = GrowthConfig()
         if self.growth is not None:
             try:
-                GrowthConfig.from_dict(self.growth)
+                growth = GrowthConfig.from_dict(self.growth)
             except GrowthError as error:
                 raise StudyError(f"{where} cannot grow: {error}") from error
+        self._check_optimizer(where, growth)
+
+    def _check_optimizer(self, where: str, growth: GrowthConfig) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            raise StudyError(f"{where} has optimizer {self.optimizer!r}. {did_you_mean(self.optimizer, OPTIMIZERS)}")
+        grown = self.optimizer == "grow"
+        if not self.from_base and (grown or self.lora is not None):
+            raise StudyError(
+                f"{where} has from_base: false, so there is no base whose moments could be kept or beside which an "
+                "adapter could stand. Leave lora and optimizer out."
+            )
+        if grown and self.lora is not None:
+            raise StudyError(
+                f"{where} has lora and optimizer: grow, but the base's moments belong to weights that a LoRA freezes. "
+                "Leave one of them out."
+            )
+        if grown and not growth.keeps_moments:
+            raise StudyError(
+                f"{where} has optimizer: grow, but no exact rule is known for Adam's moments under this growth. Grow "
+                "width by clone or depth by identity, or leave optimizer out."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +188,7 @@ class TrainingConfig:
         peak_lr: of every stage that does not state its own.
         batch_size, sequence_length: blocks a step and trained tokens a block; marks are rounded down to whole steps.
         warmup_steps: optimizer steps of warm-up from scratch.
-        rewarm_steps: of warm-up of a second stage, which starts with a fresh optimizer.
+        rewarm_steps: of warm-up of a second stage, which starts with a fresh optimizer unless its method keeps it.
         decay_share: last part of every mark over which the rate falls to 0.
         attention: implementation; the machine's choice if left out.
         dtype: of the weights.

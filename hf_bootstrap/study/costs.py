@@ -62,7 +62,10 @@ def own_tokens(spec: RunSpec) -> int:
 
 
 def flops(spec: RunSpec, shape: Mapping[str, Any]) -> float | None:
-    """Training FLOPs of the tokens a run trains itself; None where its model is not known."""
+    """Training FLOPs of the tokens a run trains itself; None where its model is not known.
+
+    A LoRA is counted as the whole model, which is up to half too much: frozen weights have no gradients of their own.
+    """
     return own_tokens(spec) * flops_per_token(shape, spec.sequence_length) if shape else None
 
 
@@ -75,8 +78,11 @@ def flops_per_token(shape: Mapping[str, Any], sequence_length: int) -> float:
 
 
 def checkpoint_bytes(spec: RunSpec, shape: Mapping[str, Any]) -> int:
-    """Bytes of the checkpoints a run keeps: weights and two moments of Adam in fp32; 0 where the model is not known."""
-    if not shape:
+    """Bytes of the checkpoints a run keeps: weights and two moments of Adam in fp32; 0 where the model is not known.
+
+    Nor are a LoRA's counted, which hold the adapter alone.
+    """
+    if not shape or spec.lora is not None:
         return 0
     _, matmul, vocabulary = _sizes(shape)
     table = 0 if shape.get("tie_word_embeddings") else vocabulary

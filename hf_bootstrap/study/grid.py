@@ -64,6 +64,7 @@ class Method:
         tokens: D2 marks, decay included.
         scratch: config of the same model made from scratch, for the rows with D1 = 0; None for no such rows.
         growth: fields of a `GrowthConfig`; None leaves the model's size as it is.
+        lora, optimizer: of the second stage, as in `RunSpec`.
         peak_lrs: of the second stage, each trained; empty takes the grid's.
         scratch_peak_lr: of the run from scratch; None takes the grid's.
         scratch_tokens: marks of the run from scratch; empty takes `tokens`.
@@ -77,6 +78,8 @@ class Method:
     tokens: tuple[int, ...]
     scratch: Mapping[str, Any] | None
     growth: Mapping[str, Any] | None = None
+    lora: Mapping[str, Any] | None = None
+    optimizer: str = "reset"
     peak_lrs: tuple[float, ...] = ()
     scratch_peak_lr: float | None = None
     scratch_tokens: tuple[int, ...] = ()
@@ -98,7 +101,7 @@ class Grid:
         peak_lr: of every stage that does not state its own.
         batch_size, sequence_length: blocks a step and trained tokens a block. Marks are rounded down to whole steps.
         warmup_steps: optimizer steps of warm-up from scratch; rewarm_steps: of a second stage, which
-            starts with a fresh optimizer.
+            starts with a fresh optimizer unless its method keeps it.
         decay_share: last part of every mark over which the rate falls to 0, rounded down to whole steps.
         reserve_tokens: a second stage on the base's own text begins behind this many; None: behind the largest mark.
         seeds: one trunk each.
@@ -211,7 +214,8 @@ class Grid:
         for origin, peak in itertools.product(wanted, method.peak_lrs or (self.peak_lr,)):
             facts = self._facts(method.corpus, seed, method.name, peak, self.rewarm_steps)
             # marks (0,): the loss before any second-stage token, for the recovery after growth
-            start = {**origin, "growth": method.growth, "marks": (0,)}
+            stage = {"growth": method.growth, "lora": method.lora, "optimizer": method.optimizer}
+            start = {**origin, **stage, "marks": (0,)}
             yield from self._stage({**facts, **unseen, **start}, method.tokens, known).runs
 
     def _last_checkpoint(self, run: RunSpec) -> str:

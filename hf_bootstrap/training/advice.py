@@ -43,8 +43,8 @@ class Advice:
         peak_lr: highest rate.
         rewarm_tokens: trained tokens over which it rises from 0.
         decay_tokens: trained tokens over which it falls to 0 at the end.
-        matrix_lr: factor on the rate of matrices that read a widened vector; matrix_weight_decay: on their decay. 1
-            unless widened.
+        matrix_lr: smallest factor on the rate of a matrix that reads a widened vector; matrix_weight_decay: on its
+            decay. 1 unless widened. In training each tensor has its own: `growth.learning_rate.recorded_factors`.
         notes: what this advice cannot know, one sentence each.
     """
 

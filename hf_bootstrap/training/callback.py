@@ -60,9 +60,6 @@ class ScalingCallback(TrainerCallback):
         **facts: any other field of `ScalingPoint` known beforehand (domain, seed, hashes ...); what packed data, the
             model and the arguments say of themselves need not be given.
 
-    Attributes:
-        seconds: spent on everything but evaluation since training began: counting, writing, forecasts.
-
     Raises:
         RecordError: a fact that is not a field of a point.
     """
@@ -107,7 +104,12 @@ class ScalingCallback(TrainerCallback):
         self._fastest = 0.0
         self._record: dict[str, Any] = {}
         self._pending: dict[str, Any] = {}
-        self.seconds = 0.0
+        self._seconds = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Spent on everything but evaluation since training began: counting, writing, forecasts."""
+        return self._seconds + self._counter.seconds
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -126,7 +128,7 @@ class ScalingCallback(TrainerCallback):
         before = self._counts_in(state)
         self._counter.attach(model, before)
         self._next_mark = next((mark for mark in self._marks if mark >= before[0]), None)
-        self._clock, self._tokens_at_start, self.seconds = time.monotonic(), before[0], 0.0
+        self._clock, self._tokens_at_start, self._seconds = time.monotonic(), before[0], 0.0
         self._look_at, self._fastest = state.global_step + 1, 0.0
         if self._next_mark == before[0]:
             self._measure(args, state, model)
@@ -136,8 +138,10 @@ class ScalingCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Note the learning rate this step uses; afterwards the scheduler has already moved on."""
+        began = time.perf_counter()
         self._lr = float(kwargs["optimizer"].param_groups[0]["lr"])
         self._peak = max(self._peak, self._lr)
+        self._seconds += time.perf_counter() - began
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Measure when a mark has been passed, when Trainer evaluates, or when the run is over."""
@@ -147,7 +151,7 @@ class ScalingCallback(TrainerCallback):
         # Trainer's own evaluation of this step was decided before: callbacks given by the user come last.
         is_due = state.global_step >= state.max_steps or control.should_evaluate
         is_due = self._mark_is_passed(state.global_step) or is_due
-        self.seconds += time.perf_counter() - began
+        self._seconds += time.perf_counter() - began
         if is_due:
             self._measure(args, state, kwargs["model"])
             control.should_log = True  # the numbers go out with the log of this step
@@ -175,7 +179,7 @@ class ScalingCallback(TrainerCallback):
             logs.update(numbers)
         if state.log_history:
             state.log_history[-1].update(numbers)
-        self.seconds += time.perf_counter() - began
+        self._seconds += time.perf_counter() - began
 
     def _mark_is_passed(self, step: int) -> bool:
         """Whether it is; counts are summed over processes only when they may have reached the mark.
@@ -236,7 +240,7 @@ class ScalingCallback(TrainerCallback):
         if state.is_world_process_zero:
             append_point(self._file(args), point)
         self._pending = self._log_entry(state, point, results, elapsed)
-        self.seconds += time.perf_counter() - began - evaluating
+        self._seconds += time.perf_counter() - began - evaluating
 
     def _point(
         self, state: TrainerState, counts: tuple[int, int, int], results: Mapping[str, Evaluation], elapsed: float

@@ -1,5 +1,6 @@
 """Tokens and parameters, counted exactly in each of the field's senses, and what a token costs."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,9 +22,10 @@ class ModelSize:
     """Parameter counts of a model.
 
     Attributes:
-        total: every parameter once, tied ones counted once.
-        non_embedding: without embedding tables and the output head; N of most scaling laws.
-        active: used for one token; None where experts make it unknown here.
+        total: every parameter once, tied ones counted once; a LoRA's too.
+        non_embedding: without embedding tables, the output head and a LoRA, which merges into what it stands beside; N
+            of most scaling laws.
+        active: used for one token, a LoRA's too; None where experts make it unknown here.
         matmul: weights in matrix products, output head included even if tied.
         layers, attention_width: for the attention term; None where the config does not say.
         is_whole: whether all of it is trained; frozen weights have no gradient to compute, and no formula here.
@@ -53,7 +55,10 @@ def measure_size(model: Any) -> ModelSize:
     total, non_embedding = count_parameters(model)
     head = model.get_output_embeddings()
     of_head = set() if head is None else {id(p) for p in head.parameters()}
-    vectors = sum(p.numel() for p in model.parameters() if p.dim() < 2 and id(p) not in of_head)
+    inside = {name: p for name, p in model.named_parameters() if id(p) not in of_head}
+    # An adapter of the head lies in the head's wrapper, and is left out with it.
+    non_embedding -= sum(p.numel() for name, p in inside.items() if ".lora_" in name)
+    vectors = sum(p.numel() for p in inside.values() if p.dim() < 2)
     config = model.config.get_text_config()
     heads = getattr(config, "num_attention_heads", None)
     width = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else None)
@@ -73,17 +78,26 @@ class TokenCounter:
     """Counts what a model is trained on, by looking at each forward pass in training mode.
 
     Three counts, never mixed: `tokens` carry loss, `tokens_seen` are not padding, `token_slots` are all positions.
+
+    Attributes:
+        seconds: spent looking since it was attached.
     """
 
     def __init__(self) -> None:
-        self._local = torch.zeros(3, dtype=torch.int64)
-        self._before = torch.zeros(3, dtype=torch.int64)
         self._hook: Any = None
+        self._start((0, 0, 0), torch.device("cpu"))
+
+    def _start(self, before: Sequence[int], device: torch.device) -> None:
+        self._before = tuple(before)
+        # What only the tensors know is added up on their device, so that no step waits for it.
+        self._trained = torch.zeros((), dtype=torch.int64, device=device)
+        self._masked = torch.zeros((), dtype=torch.int64, device=device)
+        self._slots, self._has_masks = 0, False
+        self.seconds = 0.0
 
     def attach(self, model: nn.Module, before: Sequence[int]) -> None:
         """Start to count on `model`; `before` are the three counts of all processes up to now."""
-        self._before = torch.tensor(before, dtype=torch.int64)
-        self._local = torch.zeros(3, dtype=torch.int64, device=next(model.parameters()).device)
+        self._start(before, next(model.parameters()).device)
         self._hook = model.register_forward_pre_hook(self._look, with_kwargs=True)
 
     def detach(self) -> None:
@@ -94,15 +108,17 @@ class TokenCounter:
 
     def totals(self) -> tuple[int, int, int]:
         """The three counts over all processes."""
-        here = self._local.clone()
+        trained, masked, slots = int(self._trained), int(self._masked) if self._has_masks else 0, self._slots
         if torch.distributed.is_available() and torch.distributed.is_initialized():
+            here = torch.tensor([trained, masked, slots], device=self._trained.device)
             torch.distributed.all_reduce(here)
-        trained, seen, slots = (self._before + here.cpu()).tolist()
-        return trained, seen, slots
+            trained, masked, slots = here.tolist()
+        return self._before[0] + trained, self._before[1] + slots - masked, self._before[2] + slots
 
     def _look(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not model.training:
             return
+        began = time.perf_counter()
         ids, labels = kwargs.get("input_ids"), kwargs.get("labels")
         if ids is None or labels is None:
             raise TrainingError(
@@ -111,6 +127,10 @@ class TokenCounter:
             )
         mask = kwargs.get("attention_mask")
         targets: Tensor = kwargs["shift_labels"] if kwargs.get("shift_labels") is not None else labels[..., 1:]
-        trained = (targets != -100).sum()
-        seen = mask.sum() if mask is not None and mask.dim() == 2 else torch.tensor(ids.numel(), device=ids.device)
-        self._local += torch.stack([trained, seen, torch.full_like(seen, ids.numel())]).to(self._local.device)
+        # Each small operation costs as much as the next here, so there are as few as can be.
+        self._trained += targets.ne(-100).sum().to(self._trained.device)
+        self._slots += ids.numel()
+        if mask is not None and mask.dim() == 2:
+            self._has_masks = True
+            self._masked += (ids.numel() - mask.sum()).to(self._masked.device)
+        self.seconds += time.perf_counter() - began

@@ -1,6 +1,7 @@
 """Which parameters a second stage trains: all of them, those of the layers a growth added, or a LoRA beside them."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from ..errors import TrainingError
@@ -40,17 +41,43 @@ def train_only_new_layers(model: Any) -> int:
     return trained
 
 
-def add_lora(model: Any, rank: int) -> Any:
-    """The model with a low-rank adapter on every linear layer; the rest is frozen.
+def add_lora(
+    model: Any,
+    r: int,
+    *,
+    alpha: float | None = None,
+    dropout: float = 0.0,
+    target_modules: Sequence[str] | None = None,
+) -> Any:
+    """The model with a low-rank adapter beside linear layers; the rest is frozen.
 
     Args:
-        rank: r; the adapter's scale is alpha / r with alpha = 2 r.
+        r: the rank.
+        alpha: the adapter's scale is alpha / r; default 2 r.
+        dropout: on what the adapter reads.
+        target_modules: names of the layers, or their ends; default: every linear layer but the head.
 
-    Source: Hu et al. 2021, arXiv:2106.09685.
+    Raises:
+        TrainingError: a rank below 1, or layers the model does not have.
+
+    Source: Hu et al. 2021, arXiv:2106.09685; all linear layers: Dettmers et al. 2023, arXiv:2305.14314, section 4.
     """
     from peft import LoraConfig, get_peft_model
 
-    if rank < 1:
-        raise TrainingError(f"a LoRA of rank {rank} trains nothing. Give a rank of at least 1.")
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
-    return get_peft_model(model, config)
+    if r < 1:
+        raise TrainingError(f"a LoRA of rank {r} trains nothing. Give a rank of at least 1.")
+    config = LoraConfig(
+        r=r,
+        # PEFT's annotation says int; it divides by r, so any number will do.
+        lora_alpha=2 * r if alpha is None else alpha,  # type: ignore[arg-type]
+        lora_dropout=dropout,
+        target_modules="all-linear" if target_modules is None else list(target_modules),
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise TrainingError(
+            f"a LoRA on {target_modules} of {type(model).__name__} cannot be made: {str(error)[:200]} Name "
+            "layers of the model, such as q_proj, or leave target_modules out for every linear one."
+        ) from error

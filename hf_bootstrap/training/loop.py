@@ -4,20 +4,18 @@ Everything a run needs stands in its folder's `run.json`, and everything it leav
 A run that was killed goes on from its newest complete checkpoint.
 """
 
-import os
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, TrainingArguments, set_seed
+from transformers import TrainingArguments, set_seed
 from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
 
 from ..errors import TrainingError
-from ..growth.bootstrap import bootstrap_from_pretrained
-from ..growth.config import GrowthConfig
 from ..records import RunSpec
-from ..store import COMPLETE, RunFolder
+from ..store import RunFolder
 from .attention import Attention, choose_attention
+from .beginning import begin, carried_moments, start_folder
 from .callback import ScalingCallback
 from .checkpoints import Checkpoints
 from .data import PackedBlocks
@@ -40,15 +38,15 @@ def run_one(folder: RunFolder, report: Callable[[int], None] | None = None, *, s
             and none when the run is done. 0 saves only what the spec asks for. It changes no result.
 
     Raises:
-        TrainingError: a missing start, too little text, a loss that is no number, or a batch that the
-            processes cannot share equally.
+        TrainingError: a missing start, moments that cannot be carried over exactly, too little text, a loss that is no
+            number, or a batch that the processes cannot share equally.
     """
     spec = folder.spec()
     arguments = _arguments(folder, spec)  # first, for it brings the processes together
     set_seed(spec.seed)
     attention = choose_attention(spec.attention, dtype=getattr(torch, spec.dtype))
-    model, growth = _make_model(folder, spec, attention)
-    n_params_base = growth["n_params_base"] if growth else (model.num_parameters() if spec.base_tokens else None)
+    start = begin(folder, spec, attention)
+    newest = from_first_process(lambda: _resume_point(folder, spec))
     schedule = Schedule(tokens=spec.tokens, warmup_tokens=spec.warmup_tokens, decay_tokens=spec.decay_tokens)
     measure = ScalingCallback(
         {
@@ -58,54 +56,25 @@ def run_one(folder: RunFolder, report: Callable[[int], None] | None = None, *, s
         marks=spec.marks,
         points_file=folder.points_file,
         schedule=schedule,
-        **_facts(spec, attention, n_params_base),
+        **_facts(spec, attention, start.n_params_base),
     )
     saving = Checkpoints(
         {tokens // spec.batch_tokens for tokens in spec.checkpoints}, every=-(-save_every // spec.batch_tokens)
     )
     trainer = TokenTrainer(
-        model=model,
+        model=start.model,
         args=arguments,
         train_dataset=_training_blocks(folder, spec),
         callbacks=[saving, measure, _Progress(spec, report)],
         schedule=schedule,
         batch_tokens=spec.batch_tokens,
+        # A checkpoint that is resumed has moments of its own.
+        moments=carried_moments(folder, spec, start.model) if newest is None else None,
     )
-    trainer.train(resume_from_checkpoint=from_first_process(lambda: _resume_point(folder, spec)))
+    trainer.train(resume_from_checkpoint=newest)
     if arguments.process_index == 0:
-        folder.finish({"run_id": spec.run_id, "steps": trainer.state.global_step, "growth": growth})
+        folder.finish({"run_id": spec.run_id, "steps": trainer.state.global_step, "growth": start.growth})
         saving.thin_out(folder.path, newest=0)
-
-
-def _make_model(
-    folder: RunFolder, spec: RunSpec, attention: Attention
-) -> tuple[PreTrainedModel, dict[str, Any] | None]:
-    """The model at the start of the run, and what its growth was proven to do."""
-    dtype = getattr(torch, spec.dtype)
-    if spec.model is not None:
-        config = AutoConfig.for_model(**spec.model)
-        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.name)
-        return model.to(dtype), None
-    start = _start_folder(folder, spec)
-    model = AutoModelForCausalLM.from_pretrained(start, dtype=dtype, attn_implementation=attention.name)
-    if spec.growth is None:
-        return model, None
-    n_params_base = model.num_parameters()
-    grown = bootstrap_from_pretrained(model, GrowthConfig.from_dict(spec.growth))
-    grown.set_attn_implementation(attention.name)
-    return grown, {"n_params_base": n_params_base, **grown.config.hf_bootstrap["growth"][-1]}
-
-
-def _start_folder(folder: RunFolder, spec: RunSpec) -> str:
-    """`start` as a path: a checkpoint of this study, else what transformers makes of the name."""
-    if os.path.isabs(str(spec.start)):  # trained elsewhere: nobody there marks a checkpoint complete
-        return str(spec.start)
-    inside = folder.study / "runs" / str(spec.start)
-    if inside.is_dir():
-        if not (inside / COMPLETE).exists():
-            raise TrainingError(f"{inside} was not written to its end. Run {spec.start} again before {spec.run_id}.")
-        return str(inside)
-    return str(spec.start)
 
 
 def _training_blocks(folder: RunFolder, spec: RunSpec) -> PackedBlocks:
@@ -123,7 +92,7 @@ def _resume_point(folder: RunFolder, spec: RunSpec) -> str | None:
     own = folder.checkpoints()
     if own:
         return str(own[-1])
-    return _start_folder(folder, spec) if spec.resume else None
+    return start_folder(folder, spec) if spec.resume else None
 
 
 def _arguments(folder: RunFolder, spec: RunSpec) -> TrainingArguments:
@@ -169,7 +138,7 @@ def _facts(spec: RunSpec, attention: Attention, n_params_base: int | None) -> di
         "seed": spec.seed,
         "n_params_base": n_params_base,
         "rewarm_tokens": spec.warmup_tokens if spec.base_tokens else None,
-        "optimizer_reset": True if spec.base_tokens else None,
+        "optimizer_reset": spec.optimizer == "reset" if spec.base_tokens else None,
         "batch_tokens": spec.batch_tokens,
         "sequence_length": spec.sequence_length,
         "attention": attention.name,

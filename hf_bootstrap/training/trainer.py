@@ -1,9 +1,10 @@
-"""A Trainer whose rate is a `Schedule` of trained tokens, with the width rule for grown models.
+"""A Trainer whose rate is a `Schedule` of trained tokens, with rates of their own for tensors that grew.
 
 Everything else is Trainer's own; points come from `ScalingCallback` and work without this class.
 """
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from transformers.trainer_utils import TrainOutput
 from .callback import ScalingCallback
 from .schedule import Schedule
 
-__all__ = ["TokenTrainer", "scale_matrices"]
+__all__ = ["TokenTrainer", "begin_with_moments", "scale_rates"]
 
 _STATE = "trainer_state.json"
 
@@ -28,17 +29,25 @@ class TokenTrainer(Trainer):
     Args:
         schedule: the rate over tokens; None leaves it to Trainer's `lr_scheduler_type`.
         batch_tokens: trained tokens of one step, all processes.
-        width_factor: how many times as wide the vectors are that matrices read after a growth: see `scale_matrices`.
+        moments: by name of a parameter, the state Adam begins with; see `begin_with_moments`.
+        rate_factors: by name of a parameter, the factor on its rate after a growth; see `scale_rates`.
     """
 
     def __init__(
-        self, *args: Any, schedule: Schedule | None, batch_tokens: int, width_factor: float = 1, **kwargs: Any
+        self,
+        *args: Any,
+        schedule: Schedule | None,
+        batch_tokens: int,
+        rate_factors: Mapping[str, float] | None = None,
+        moments: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         for callback in list(self.callback_handler.callbacks):
             if isinstance(callback, ScalingCallback):
                 callback.lead(self)
-        self._schedule, self._batch_tokens, self._width_factor = schedule, batch_tokens, width_factor
+        self._schedule, self._batch_tokens = schedule, batch_tokens
+        self._rate_factors, self._moments = rate_factors, moments
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train, unless the checkpoint to resume is that of the last step: then only take its weights and state.
@@ -57,8 +66,11 @@ class TokenTrainer(Trainer):
         """Make Trainer's optimizer and apply the width rule to it."""
         is_new = self.optimizer is None
         optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)
-        if is_new and self._width_factor > 1 and self.model is not None:
-            scale_matrices(optimizer, self.model, self._width_factor)
+        if is_new and self._rate_factors and self.model is not None:
+            scale_rates(optimizer, self.model, self._rate_factors)
+        if is_new and self._moments is not None and self.model is not None:
+            begin_with_moments(optimizer, self.model, self._moments)
+            self._moments = None  # the optimizer has them now; another copy would only take memory
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -72,27 +84,41 @@ class TokenTrainer(Trainer):
         return self.lr_scheduler
 
 
-def scale_matrices(optimizer: torch.optim.Optimizer, model: nn.Module, width_factor: float) -> None:
-    """Give weight matrices 1/k of their group's rate and k times its weight decay, in groups of their own.
+def begin_with_moments(
+    optimizer: torch.optim.Optimizer, model: nn.Module, moments: Mapping[str, Mapping[str, torch.Tensor]]
+) -> None:
+    """Let Adam go on from moments that it had before; its rates and decays stay those of this run.
 
-    After a width growth that tiles, entries of a matrix are W/k while Adam's step per entry is not smaller, so
-    the function would move k times as far. Embedding tables and vectors keep their rate.
+    Args:
+        optimizer: before its first step.
+        model: whose parameters it trains.
+        moments: by name of a parameter; one that is not named begins without.
+    """
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    order = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+    state = {number: dict(moments[name]) for number, name in enumerate(order) if name in moments}
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def scale_rates(optimizer: torch.optim.Optimizer, model: nn.Module, factors: Mapping[str, float]) -> None:
+    """Give parameters f times their group's rate and 1/f times its weight decay, in groups of their own.
+
+    After a width growth that copies, entries of a matrix that reads c copies are W/c while Adam's step per entry is not
+    smaller, so the function would move c times as far. The rest keeps its rate.
 
     Args:
         optimizer: before its first step; its groups are changed in place.
         model: the grown model.
-        width_factor: k.
+        factors: by name of a parameter, such as `growth.learning_rate.recorded_factors` gives them; 1 where left out.
 
     Source: muP, Yang et al. 2022, arXiv:2203.03466, table 8 (Adam); equivalence is tested to rounding.
     """
-    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-
-    def is_matrix(parameter: torch.Tensor) -> bool:
-        return parameter.dim() > 1 and id(parameter) not in tables
-
+    factor_of = {id(parameter): factors.get(name, 1.0) for name, parameter in model.named_parameters()}
     for group in list(optimizer.param_groups):
-        matrices = [parameter for parameter in group["params"] if is_matrix(parameter)]
-        if matrices:
-            group["params"] = [parameter for parameter in group["params"] if not is_matrix(parameter)]
-            scaled = {"lr": group["lr"] / width_factor, "weight_decay": group["weight_decay"] * width_factor}
-            optimizer.add_param_group({**group, **scaled, "params": matrices})
+        by_factor: dict[float, list[torch.Tensor]] = {1.0: []}  # the first group stays, for it tells the base's rate
+        for parameter in group["params"]:
+            by_factor.setdefault(factor_of[id(parameter)], []).append(parameter)
+        group["params"] = by_factor.pop(1.0)
+        for factor, parameters in sorted(by_factor.items()):
+            scaled = {"lr": group["lr"] * factor, "weight_decay": group["weight_decay"] / factor}
+            optimizer.add_param_group({**group, **scaled, "params": parameters})

@@ -1,11 +1,12 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
-from hf_bootstrap.growth.bootstrap import grow_model
+from hf_bootstrap.growth.bootstrap import bootstrap_from_pretrained, grow_model
 from hf_bootstrap.growth.config import GrowthConfig
-from hf_bootstrap.growth.learning_rate import rate_factors
+from hf_bootstrap.growth.learning_rate import lasting_factors, rate_factors, recorded_factors
 from hf_bootstrap.growth.plan import plan_growth
 
 from .models import SIZES, drift, logits, random_ids, tiny
@@ -63,3 +64,37 @@ def test_silent_units_ask_for_the_same_rule_and_say_why():
     advice = plan_growth(tiny("llama").config, growth).learning_rate
     assert advice.factor == pytest.approx(40 / 60)
     assert "silent at first" in advice.reason
+
+
+def names_of(model):
+    return [name for name, _ in model.named_parameters()]
+
+
+def test_a_grown_model_keeps_the_rates_its_growths_ask_for():
+    once = bootstrap_from_pretrained(square(), GrowthConfig(width=2))
+    plan = plan_growth(square().config, GrowthConfig(width=2))
+    asked = {name: factor for name, factor in rate_factors(plan.recipes).items() if factor != 1}
+    assert recorded_factors(once.config, names_of(once)) == asked
+    (step,) = once.config.hf_bootstrap["growth"]
+    assert len(step["rate_factors"]) == 8, "seven kinds of matrices and the head, whatever the number of layers"
+
+    twice = bootstrap_from_pretrained(once, GrowthConfig(depth=2, intermediate_size=2 * once.config.intermediate_size))
+    found = recorded_factors(twice.config, names_of(twice))
+    assert {found[f"model.layers.{layer}.mlp.down_proj.weight"] for layer in range(6)} == {0.25}
+    assert {found[f"model.layers.{layer}.mlp.up_proj.weight"] for layer in range(6)} == {0.5}
+
+
+def test_layers_that_differ_are_kept_by_their_own_names():
+    config = square().config
+    recipes = plan_growth(config, GrowthConfig(width=2)).recipes
+    name = "model.layers.1.mlp.down_proj.weight"
+    recipes = [replace(r, scale=0.5) if r.target == name else r for r in recipes]
+    kept = lasting_factors(recipes, config)
+    assert (kept[name], kept["model.layers.0.mlp.down_proj.weight"]) == (0.25, 0.5)
+    assert kept["model.layers.*.mlp.up_proj.weight"] == 0.5
+
+
+def test_a_model_that_was_never_grown_asks_for_nothing():
+    assert recorded_factors(square().config, names_of(square())) == {}
+    silent = bootstrap_from_pretrained(square(), GrowthConfig(depth=2, depth_method="identity"))
+    assert recorded_factors(silent.config, names_of(silent)) == {}

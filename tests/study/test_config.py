@@ -68,6 +68,17 @@ def test_one_value_stands_for_a_list_of_one():
         ("vocab_size", None, "give either vocab_size"),
         ("models.deep", {"like": "deep"}, "itself or no model"),
         ("seeds", [], "at least one base and one seed"),
+        ("methods.0.lora", {"rank": 8}, r"methods\[0\]\.lora has no key 'rank'"),
+        ("methods.0.lora", {"alpha": 8}, r"lora needs r"),
+        ("methods.0.optimizer", "grown", "Did you mean 'grow'"),
+        ("methods.1.optimizer", "grow", "'stack' has optimizer: grow, but no exact rule"),
+        ("methods.2.optimizer", "grow", "'expand-split' has optimizer: grow, but no exact rule"),
+        ("methods.0", {"name": "a", "text": "code", "tokens": 9e5, "lora": {"r": 2}, "optimizer": "grow"}, "freezes"),
+        (
+            "methods.0",
+            {"name": "a", "text": "code", "tokens": 9e5, "scratch": "small", "from_base": False, "optimizer": "grow"},
+            "no base whose moments",
+        ),
     ],
 )
 def test_a_file_that_is_wrong_is_refused_at_its_place(path, value, message):
@@ -99,6 +110,28 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 
 def test_the_shipped_schema_is_that_of_the_code():
     assert json.loads(SCHEMA.read_text()) == StudyConfig.json_schema()
+
+
+def test_a_method_may_train_an_adapter_or_keep_the_optimizer():
+    record = demo_study_record()
+    record["methods"] = [
+        {"name": "lora", "text": "code", "tokens": [2e5, 4e5], "lora": {"r": 8, "target_modules": "q_proj"}},
+        {"name": "kept", "text": "code", "tokens": 2e5, "optimizer": "grow", "scratch": "small"},
+    ]
+    config = StudyConfig.from_dict(record)
+    assert StudyConfig.from_dict(config.to_dict()) == config
+    asked = {}
+    for spec in study_runs(config, DEMO_FACTS):
+        asked.setdefault(spec.method, set()).add((json.dumps(spec.lora), spec.optimizer))
+    lora = json.dumps({"r": 8, "alpha": 16.0, "dropout": 0.0, "target_modules": ["q_proj"]})
+    # Stages and the decays branched off them ask alike; trunks and runs from scratch for neither.
+    assert asked == {"scratch": {("null", "reset")}, "lora": {(lora, "reset")}, "kept": {("null", "grow")}}
+
+
+def test_a_lora_no_run_can_have_is_refused_with_the_study():
+    config = StudyConfig.from_dict(changed("methods.0.lora", {"r": 0}))
+    with pytest.raises(StudyError, match="rank of at least 1"):
+        study_runs(config, DEMO_FACTS)
 
 
 def test_the_schema_describes_every_key_and_forbids_others():

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from transformers import LlamaConfig, TrainingArguments
+from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
 
 from hf_bootstrap import GrowthConfig, bootstrap_from_pretrained
 from hf_bootstrap.errors import TrainingError
+from hf_bootstrap.growth.learning_rate import recorded_factors
 from hf_bootstrap.growth.plan import plan_growth
 from hf_bootstrap.training.advice import advise_second_stage
 from hf_bootstrap.training.data import PackedBlocks
@@ -88,7 +89,7 @@ def test_senseless_counts_are_refused(wrong):
         advise(**wrong)
 
 
-def losses_of(model, study, output, factor):
+def losses_of(model, study, output, rate_factors):
     steps, batch = 30, 2 * 16
     args = TrainingArguments(
         output_dir=str(output), max_steps=steps, per_device_train_batch_size=2, learning_rate=2e-3, weight_decay=0.1,
@@ -98,16 +99,30 @@ def losses_of(model, study, output, factor):
     blocks = PackedBlocks(study / "train.safetensors", 16)
     schedule = Schedule(tokens=steps * batch, warmup_tokens=5 * batch, decay_tokens=10 * batch)
     trainer = TokenTrainer(
-        model=model, args=args, train_dataset=blocks, schedule=schedule, batch_tokens=batch, width_factor=factor
+        model=model,
+        args=args,
+        train_dataset=blocks,
+        schedule=schedule,
+        batch_tokens=batch,
+        rate_factors=rate_factors,
     )
     trainer.train()
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
-def test_a_tiled_model_follows_its_base_with_the_width_rule_and_leaves_it_without(model, study, tmp_path):
-    wide = [bootstrap_from_pretrained(model, GrowthConfig(width=2, width_method="clone")).double() for _ in range(2)]
-    base = losses_of(model.double(), study, tmp_path, 1)
-    with_rule, without = losses_of(wide[0], study, tmp_path, 2), losses_of(wide[1], study, tmp_path, 1)
+@pytest.mark.parametrize(
+    "growth",
+    [{"width": 2}, {"intermediate_size": 72}, {"width": 3, "intermediate_size": 48}],
+    ids=["all", "MLP alone", "unequal"],
+)
+def test_a_tiled_model_follows_its_base_with_the_rates_its_config_keeps(growth, model, study, tmp_path):
+    """Each tensor has its own: with the MLP alone three times as wide, one of a layer's matrices reads copies."""
+    grown = bootstrap_from_pretrained(model, GrowthConfig(**growth, width_method="clone"))
+    grown.save_pretrained(tmp_path / "grown")
+    wide = [LlamaForCausalLM.from_pretrained(tmp_path / "grown", dtype=torch.float64) for _ in range(2)]
+    rates = recorded_factors(wide[0].config, [name for name, _ in wide[0].named_parameters()])
+    base = losses_of(model.double(), study, tmp_path, {})
+    with_rule, without = losses_of(wide[0], study, tmp_path, rates), losses_of(wide[1], study, tmp_path, {})
     assert base[-1] < base[0] - 0.3
     torch.testing.assert_close(torch.tensor(with_rule), torch.tensor(base), rtol=1e-6, atol=0)
-    assert abs(without[-1] - base[-1]) > 0.01
+    assert abs(without[-1] - base[-1]) > 1e-3

@@ -5,14 +5,14 @@ from types import SimpleNamespace
 import pytest
 
 from hf_bootstrap.errors import TrainingError
-from hf_bootstrap.training.loop import _start_folder
+from hf_bootstrap.training.beginning import start_folder
 
 
 def test_a_model_trained_elsewhere_needs_no_mark_of_ours(tmp_path):
     elsewhere = tmp_path / "model"
     elsewhere.mkdir()
     spec = SimpleNamespace(start=str(elsewhere), run_id="x")
-    assert _start_folder(SimpleNamespace(study=tmp_path), spec) == str(elsewhere)
+    assert start_folder(SimpleNamespace(study=tmp_path), spec) == str(elsewhere)
 
 
 def test_a_checkpoint_of_the_study_must_be_complete(tmp_path):
@@ -20,6 +20,6 @@ def test_a_checkpoint_of_the_study_must_be_complete(tmp_path):
     inside.mkdir(parents=True)
     spec = SimpleNamespace(start="trunk/checkpoint-5", run_id="x")
     with pytest.raises(TrainingError, match="was not written to its end"):
-        _start_folder(SimpleNamespace(study=tmp_path), spec)
+        start_folder(SimpleNamespace(study=tmp_path), spec)
     (inside / "complete.json").write_text("{}")
-    assert _start_folder(SimpleNamespace(study=tmp_path), spec) == str(inside)
+    assert start_folder(SimpleNamespace(study=tmp_path), spec) == str(inside)

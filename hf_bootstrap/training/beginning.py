@@ -1,0 +1,149 @@
+"""What a run begins with: weights, growth, adapter, and Adam's moments where they are carried over.
+
+All of it follows from the run's spec and the files of its study; how it is then trained is the business of `loop`.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from ..errors import BootstrapError, TrainingError
+from ..growth.adapters import ADAPTER_CONFIG
+from ..growth.bootstrap import bootstrap_from_pretrained
+from ..growth.config import GrowthConfig
+from ..growth.optimizer_state import grown_moments
+from ..records import RunSpec
+from ..store import COMPLETE, RunFolder
+from .attention import Attention
+from .freezing import add_lora
+
+__all__ = ["Beginning", "begin", "carried_moments", "start_folder"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beginning:
+    """A model as its run begins; a branch's trained weights come from the checkpoint it resumes.
+
+    Attributes:
+        model: to be trained; with a LoRA, PEFT's wrapper of it.
+        n_params_base: parameters of the base, before growth and without adapter; None from scratch.
+        growth: what growth was proven to do, for `done.json`; None where this run grew nothing.
+    """
+
+    model: Any
+    n_params_base: int | None
+    growth: dict[str, Any] | None
+
+
+def begin(folder: RunFolder, spec: RunSpec, attention: Attention) -> Beginning:
+    """Make the model of a run.
+
+    Raises:
+        TrainingError: a start that was not written to its end, is an adapter without its base, or a branch that would
+            train otherwise than what it resumes.
+    """
+    dtype = getattr(torch, spec.dtype)
+    if spec.model is not None:
+        config = AutoConfig.for_model(**spec.model)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.name)
+        return Beginning(model=model.to(dtype), n_params_base=None, growth=None)
+    root = _root_of(folder, spec)
+    # A LoRA's checkpoint holds the adapter alone, so a branch too makes the weights under it as the stage began.
+    origin = root if spec.lora is not None else spec
+    model, n_params_base, growth = _load(folder, origin, attention)
+    if growth is None and _growth_of(root).grows:
+        n_params_base = model.config.hf_bootstrap["growth"][-1]["source"]["n_params"]
+    if spec.lora is not None:
+        model = add_lora(model, **spec.lora)
+    return Beginning(
+        model=model,
+        n_params_base=n_params_base if spec.base_tokens or growth is not None else None,
+        growth=None if growth is None or spec.resume else {"n_params_base": n_params_base, **growth},
+    )
+
+
+def carried_moments(folder: RunFolder, spec: RunSpec, model: PreTrainedModel) -> dict[str, dict[str, Tensor]] | None:
+    """Adam's state by parameter of the model, from the checkpoint the run starts from; None where it starts without.
+
+    Raises:
+        TrainingError: there is no state, or the growth changes it in a way no exact rule covers.
+    """
+    if spec.optimizer != "grow":
+        return None
+    start = start_folder(folder, spec)
+    where = f"run {spec.run_id} carries over Adam's moments from {start} (optimizer: grow)"
+    if not os.path.isdir(start):
+        raise TrainingError(
+            f"{where}, which is no folder here. Download it with its optimizer.pt, or leave optimizer out."
+        )
+    try:
+        moments, report = grown_moments(start, model, _growth_of(spec))
+    except BootstrapError as error:
+        raise TrainingError(f"{where}: {error} In a run that is to leave optimizer out.") from error
+    if report.approximate:
+        raise TrainingError(
+            f"{where}, but for {report.approximate} of {len(moments)} tensors they would not be Adam's own: "
+            f"{'; '.join(report.notes)}. Leave optimizer out, or grow by a method with an exact rule (clone, identity)."
+        )
+    return moments
+
+
+def start_folder(folder: RunFolder, spec: RunSpec) -> str:
+    """`start` as a path: a checkpoint of this study, else what transformers makes of the name.
+
+    Raises:
+        TrainingError: a checkpoint of this study that was not written to its end.
+    """
+    if os.path.isabs(str(spec.start)):  # trained elsewhere: nobody there marks a checkpoint complete
+        return str(spec.start)
+    inside = folder.study / "runs" / str(spec.start)
+    if inside.is_dir():
+        if not (inside / COMPLETE).exists():
+            raise TrainingError(f"{inside} was not written to its end. Run {spec.start} again before {spec.run_id}.")
+        return str(inside)
+    return str(spec.start)
+
+
+def _root_of(folder: RunFolder, spec: RunSpec) -> RunSpec:
+    """The run that began the stage a branch belongs to; itself where it resumes nothing."""
+    root = spec
+    while root.resume:
+        root = RunFolder(folder.study / "runs" / str(root.parent_run_id)).spec()
+        if (root.lora, root.optimizer) != (spec.lora, spec.optimizer):
+            raise TrainingError(
+                f"run {spec.run_id} has lora {spec.lora} and optimizer {spec.optimizer!r}, but resumes {root.run_id} "
+                f"with lora {root.lora} and optimizer {root.optimizer!r}: a branch goes on as its stage began. "
+                "Repeat them."
+            )
+    return root
+
+
+def _load(
+    folder: RunFolder, spec: RunSpec, attention: Attention
+) -> tuple[PreTrainedModel, int, Mapping[str, Any] | None]:
+    """The weights of `start`, grown as the spec says; parameters before growth, and what growth was proven to do."""
+    start = start_folder(folder, spec)
+    if (Path(start) / ADAPTER_CONFIG).exists():
+        raise TrainingError(
+            f"{start} holds an adapter without the weights it belongs to, so no run can start from it. Merge it first: "
+            "hf_bootstrap.merge_adapter(base, adapter, target)."
+        )
+    model = AutoModelForCausalLM.from_pretrained(
+        start, dtype=getattr(torch, spec.dtype), attn_implementation=attention.name
+    )
+    n_params_base = model.num_parameters()
+    if not _growth_of(spec).grows:
+        return model, n_params_base, None
+    grown = bootstrap_from_pretrained(model, _growth_of(spec))
+    grown.set_attn_implementation(attention.name)
+    return grown, n_params_base, grown.config.hf_bootstrap["growth"][-1]
+
+
+def _growth_of(spec: RunSpec) -> GrowthConfig:
+    return GrowthConfig.from_dict(spec.growth or {})
