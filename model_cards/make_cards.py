@@ -1,6 +1,6 @@
 """Makes the laws, cards and figures of this folder: python model_cards/make_cards.py [OUT].
 
-Published coefficients as their papers print them, and the laws of the demo from the points in docs/demo.
+Published coefficients as their papers print them, and the laws of our own studies from the points in docs/.
 """
 
 import math
@@ -14,7 +14,8 @@ from hf_bootstrap.laws.law_file import LAW_FILE, law_text
 from hf_bootstrap.store import write_atomic
 
 HERE = Path(__file__).parent
-DEMO = HERE.parent / "docs" / "demo"
+DOCS = HERE.parent / "docs"
+REPRODUCTION = "reproduction/points-reproduction.jsonl"
 
 # Name -> title, form, parameters (raw tokens, raw parameters, natural logs, nats per token).
 PUBLISHED = {
@@ -52,17 +53,38 @@ PUBLISHED = {
         },
     ),
 }
-DEMOS = {
-    "demo-continue": ("The demo: continued pretraining of a 100k-parameter Llama", "continue"),
-    "demo-stack": ("The demo: a 100k-parameter Llama stacked to twice its depth", "stack"),
-    "demo-expand-split": ("The demo: a 100k-parameter Llama split to twice its width", "expand-split"),
+# Name -> title, points, method.
+STUDIES = {
+    "demo-continue": ("The demo: continued pretraining of a 100k-parameter Llama", "demo/continue.jsonl", "continue"),
+    "demo-stack": ("The demo: a 100k-parameter Llama stacked to twice its depth", "demo/stack.jsonl", "stack"),
+    "demo-expand-split": (
+        "The demo: a 100k-parameter Llama split to twice its width",
+        "demo/expand-split.jsonl",
+        "expand-split",
+    ),
+    "reproduction-continue": (
+        "The reproduction: a 100k-parameter Llama trained on novels, continued on code",
+        REPRODUCTION,
+        "continue",
+    ),
+    "reproduction-stack": (
+        "The reproduction: a 100k-parameter Llama stacked to twice its depth, on unseen novels",
+        REPRODUCTION,
+        "stack",
+    ),
+    "reproduction-continue-same": (
+        "The reproduction, control: a 100k-parameter Llama trained further on the same novels' kind of text",
+        REPRODUCTION,
+        "continue-same",
+    ),
 }
 
 
 def make(out: Path) -> list[Path]:
     """Write every law with its card; returns the cards."""
     laws = {name: (title, ScalingLaw.from_params(form, **params)) for name, (title, form, params) in PUBLISHED.items()}
-    laws |= {name: (title, ScalingLaw().fit(DEMO / f"{file}.jsonl")) for name, (title, file) in DEMOS.items()}
+    for name, (title, points, method) in STUDIES.items():
+        laws[name] = (title, ScalingLaw().fit(DOCS / points, where={"method": method}))
     cards = []
     for name, (title, law) in laws.items():
         folder = out / name

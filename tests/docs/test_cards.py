@@ -46,7 +46,7 @@ def test_the_figures_of_a_card_are_there(made, name):
     """As large as those made now; pixels are matplotlib's own, and change with its releases."""
     text = (CARDS / name / "README.md").read_text(encoding="utf-8")
     shown = re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)
-    assert bool(shown) == name.startswith("demo")
+    assert bool(shown) == name.startswith(("demo", "reproduction"))
     assert sorted(shown) == sorted(f"figures/{path.name}" for path in (CARDS / name).glob("figures/*"))
     for figure in shown:
         assert png_size(CARDS / name / figure) == pytest.approx(png_size(made[name].parent / figure), rel=0.05)
