@@ -30,6 +30,21 @@ SIZES = {
     "0.8B": {"hidden_size": 1536, "intermediate_size": 4608, "num_hidden_layers": 25, "num_attention_heads": 24},
     "1.5B": {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 28, "num_attention_heads": 32},
     "3B": {"hidden_size": 2560, "intermediate_size": 8192, "num_hidden_layers": 36, "num_attention_heads": 32},
+    # One layer of two large experts, which run as one fused tensor: Mixtral's, smaller and larger than its own.
+    "0.3B-experts": {
+        "hidden_size": 2048,
+        "intermediate_size": 16384,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 32,
+        "num_local_experts": 2,
+    },
+    "0.5B-experts": {
+        "hidden_size": 2048,
+        "intermediate_size": 32768,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 32,
+        "num_local_experts": 2,
+    },
 }
 SIDE = {
     "num_key_value_heads": 8,
@@ -62,17 +77,19 @@ print(json.dumps({"startup": inner["start"] - began, "growing": end - inner["sta
 """
 
 
-def write_base(folder: Path, shape: dict[str, int]) -> int:
+def write_base(folder: Path, size: dict[str, int]) -> int:
     """A checkpoint of random bfloat16 weights, written piece by piece; its bytes."""
-    from transformers import LlamaConfig
+    from transformers import LlamaConfig, MixtralConfig
 
-    from hf_bootstrap.growth.architecture import build_meta, named_tensors
+    from hf_bootstrap.growth.architecture import build_meta
+    from hf_bootstrap.growth.hub_layout import hub_layout
     from hf_bootstrap.growth.layout import lay_out
 
-    config = LlamaConfig(**shape, **SIDE, dtype="bfloat16", architectures=["LlamaForCausalLM"])
+    kind, name = (MixtralConfig, "Mixtral") if "num_local_experts" in size else (LlamaConfig, "Llama")
+    config = kind(**size, **SIDE, dtype="bfloat16", architectures=[f"{name}ForCausalLM"])
     config.save_pretrained(folder)
-    tensors = [(name, "BF16", tuple(tensor.shape)) for name, tensor in named_tensors(build_meta(config)).items()]
-    (shard,) = lay_out(tensors, 10**15)
+    shapes = hub_layout(build_meta(config)).shapes
+    (shard,) = lay_out(((name, "BF16", shape) for name, shape in shapes.items()), 10**15)
     generator = np.random.default_rng(0)
     with open(folder / shard.name, "wb") as file:
         file.write(shard.header)

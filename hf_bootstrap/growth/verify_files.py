@@ -19,6 +19,7 @@ from .checkpoint import Checkpoint, open_checkpoint
 from .config import GrowthConfig
 from .drift import Drift, compare_logits
 from .gradients import GradientReach, reach
+from .hub_layout import Box
 from .job import GROWTH_FILE, GrowthJob, prepare_growth
 from .probe_text import probe_ids
 from .recipe import Recipe
@@ -139,34 +140,37 @@ def _compare_weights(job: GrowthJob, after: StoredTensors) -> tuple[float, list[
 def _tensor_error(source: StoredTensors, after: StoredTensors, recipe: Recipe) -> tuple[float, float, bool]:
     """(largest relative error, what one unit of rounding is, whether copies differ or there is nothing to differ)."""
     worst, epsilon, apart, weight = 0.0, 0.0, False, False
-    for start, stop in recipe.blocks():
-        before = source.rows(recipe.source, start, stop)
+    for block in recipe.blocks():
+        before = source.box(recipe.source, block)
         epsilon = torch.finfo(recipe.dtype or before.dtype).eps if before.is_floating_point() else 0.0
         if not recipe.shape:
             found, expected = after.tensor(recipe.target).double(), recipe.expected_sum(before)
         else:
-            found, expected, differ = _fold(recipe, before, start, after)
+            found, expected, differ = _fold(recipe, before, block, after)
             apart, weight = apart or differ, weight or bool((before != 0).any())
         if before.numel():
             size = max(before.double().abs().max().item(), abs(recipe.offset), torch.finfo(torch.float64).tiny)
             worst = max(worst, (found - expected).abs().max().item() / size)
-    reads = recipe.reads is not None and recipe.index(recipe.reads) is not None
+    reads = recipe.reads is not None and recipe.index(recipe.reads) is not None and not recipe.fills
     return worst, epsilon, apart or not reads or not weight
 
 
-def _fold(recipe: Recipe, before: Tensor, start: int, after: StoredTensors) -> tuple[Tensor, Tensor, bool]:
-    """Of the grown rows that come from some rows of the source.
+def _fold(recipe: Recipe, before: Tensor, block: Box, after: StoredTensors) -> tuple[Tensor, Tensor, bool]:
+    """Of what comes from a block of the source.
 
     Returns:
-        Their summed shares; what these should be; both float64. And whether copies of an input differ in them.
+        The summed shares; what these should be; both float64. And whether copies of an input differ in them.
     """
-    positions, expected = recipe.expected_rows(before, start)
-    first, last = int(positions[0]), int(positions[-1]) + 1
-    grown = after.rows(recipe.target, first, last)[positions - first]
+    positions, expected = recipe.expected_block(before, block)
+    span = tuple((int(units[0]), int(units[-1]) + 1) for units in positions)
+    grown = after.box(recipe.target, span)
+    for axis, (units, (first, last)) in enumerate(zip(positions, span, strict=True)):
+        if len(units) != last - first:
+            grown = grown.index_select(axis, units - first)
     index, apart = None if recipe.reads is None else recipe.index(recipe.reads), False
     if recipe.reads is not None and index is not None:
-        apart = copies_apart(grown, recipe.reads, index[positions] if recipe.reads == 0 else index)
-    return recipe.fold_rows(grown.double(), positions, start, len(before)), expected, apart
+        apart = copies_apart(grown, recipe.reads, index[positions[recipe.reads]])
+    return recipe.fold_block(grown, block), expected, apart
 
 
 def _rounded(job: GrowthJob) -> torch.dtype | None:

@@ -1,11 +1,13 @@
 """Carries a growth out on disk, tensor by tensor, in memory that does not depend on the model.
 
-Unchanged tensors are copied as byte ranges, the others grown in blocks of rows. What is done is noted after it is
+Unchanged tensors are copied as byte ranges, the others grown in blocks. What is done is noted after it is
 safe on disk, so a killed writer goes on where it was. Choosing the folder and showing it when complete is for `stream`.
 """
 
 import errno
 import hashlib
+import itertools
+import math
 import os
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,7 +22,7 @@ from torch import Tensor
 from ..errors import CorruptFileError, GrowthError
 from ..store import read_json, write_json
 from .checkpoint import DTYPES, Checkpoint, Entry
-from .hub_layout import Part
+from .hub_layout import Box, Part
 from .job import GrowthJob
 from .layout import Shard
 from .recipe import Recipe
@@ -46,20 +48,20 @@ class _Work:
     job: GrowthJob
     folder: Path
     done: dict[str, int]
-    hot: dict[tuple[str, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
+    hot: dict[tuple[str, Box], tuple[list[Tensor], Tensor]] = field(default_factory=dict)
 
     def note(self, shard: Shard, entries: int) -> None:
         self.done[shard.name] = entries
         write_json(self.folder.parent / PROGRESS, {"fingerprint": self.job.fingerprint, "done": self.done})
 
-    def block(self, recipe: Recipe, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """The grown rows that come from some rows of the source. The last ones are kept: pieces share them."""
-        if (recipe.target, start) not in self.hot:
+    def block(self, recipe: Recipe, block: Box) -> tuple[list[Tensor], Tensor]:
+        """What comes from a block of the source, see `Recipe.grow_block`. The last one is kept: pieces share it."""
+        if (recipe.target, block) not in self.hot:
             self.hot.clear()
-            rows, plan = self.job.source.rows(recipe.source, start, stop), self.job.plan
-            after = None if recipe.after is None else self.job.source.rows(recipe.after, start, stop)
-            self.hot[recipe.target, start] = recipe.grow_rows(rows, start, plan.operator, plan.growth.seed, after)
-        return self.hot[recipe.target, start]
+            part, plan = self.job.source.box(recipe.source, block), self.job.plan
+            after = None if recipe.after is None else self.job.source.box(recipe.after, block)
+            self.hot[recipe.target, block] = recipe.grow_block(part, block, plan.operator, plan.growth.seed, after)
+        return self.hot[recipe.target, block]
 
 
 def write_shards(job: GrowthJob, folder: Path) -> dict[str, str]:
@@ -170,35 +172,37 @@ def _write_part(work: _Work, descriptor: int, entry: Entry, part: Part) -> None:
         grown = recipe.grow(source.tensor(recipe.source), plan.operator, plan.growth.seed)
         _write(descriptor, _bytes_of(grown), place)
     else:
-        for start, stop in _blocks(recipe, part):
-            _write_rows(descriptor, entry, part, *work.block(recipe, start, stop))
+        for block in recipe.blocks(part.box):
+            _write_block(descriptor, entry, part, *work.block(recipe, block))
 
 
-def _blocks(recipe: Recipe, part: Part) -> list[tuple[int, int]]:
-    """Those blocks of a recipe that make rows of a part."""
-    first, last = part.box[0]
-    if (index := recipe.index(0)) is not None:
-        first, last = int(index[first:last].min()), int(index[first:last].max()) + 1
-    return [(start, stop) for start, stop in recipe.blocks() if start < last and stop > first]
-
-
-def _write_rows(descriptor: int, entry: Entry, part: Part, positions: Tensor, made: Tensor) -> None:
-    """Put grown rows where they belong, neighbours in one write."""
-    inside = (positions >= part.box[0][0]) & (positions < part.box[0][1])
-    if not bool(inside.all()):
-        positions, made = positions[inside], made[inside]
-    made = made[(slice(None), *(slice(*pair) for pair in part.box[1:]))]
-    place = entry.start + part.start * entry.row_bytes
-    data = _bytes_of(made)
-    if part.drops_first:
-        _write(descriptor, data, place)
+def _write_block(descriptor: int, entry: Entry, part: Part, positions: list[Tensor], made: Tensor) -> None:
+    """Put what a block made where it belongs, as far as it belongs to a part; neighbours in one write."""
+    places = []
+    for axis, (units, (first, last)) in enumerate(zip(positions, part.box, strict=True)):
+        inside = (units >= first) & (units < last)
+        if not bool(inside.all()):
+            made, units = made.index_select(axis, torch.nonzero(inside).flatten()), units[inside]
+        places.append(units - first)
+    if not made.numel():
         return
-    breaks = torch.nonzero(positions.diff() != 1).flatten().tolist()
-    starts, stops = [0, *(b + 1 for b in breaks)], [*(b + 1 for b in breaks), len(positions)]
-    for first, last in zip(starts, stops, strict=True):
-        if first < last:
-            row = int(positions[first]) - part.box[0][0]
-            _write(descriptor, data[first * entry.row_bytes : last * entry.row_bytes], place + row * entry.row_bytes)
+    places = places[part.drops_first :]
+    places[0] = places[0] + part.start
+    # From the last axis on that is not written whole, neighbours lie next to each other.
+    cut = max((axis for axis, units in enumerate(places) if len(units) != entry.shape[axis]), default=0)
+    steps = [DTYPES[entry.dtype] * math.prod(entry.shape[axis + 1 :]) for axis in range(cut + 1)]
+    data, width, runs = _bytes_of(made), steps[cut], _runs(places[cut])
+    for number, outer in enumerate(itertools.product(*(units.tolist() for units in places[:cut]))):
+        place = entry.start + sum(unit * step for unit, step in zip(outer, steps, strict=False))
+        begin = number * len(places[cut]) * width
+        for first, last, unit in runs:
+            _write(descriptor, data[begin + first * width : begin + last * width], place + unit * width)
+
+
+def _runs(units: Tensor) -> list[tuple[int, int, int]]:
+    """The runs of neighbours in ascending numbers: (first, behind the last, number of the first) of each."""
+    breaks = [int(b) + 1 for b in torch.nonzero(units.diff() != 1).flatten()]
+    return [(a, b, int(units[a])) for a, b in itertools.pairwise([0, *breaks, len(units)])]
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
