@@ -21,6 +21,7 @@ _IMPORTS = 500_000_000
 # Bytes in use for each entry of a block at the same time: the source's, its shares, random numbers, the result.
 _PER_ENTRY = 40
 _ADAM = "weights and gradients in the stored dtype, two float32 moments; no activations, no master weights"
+_ADAM_AFTER = "dequantised to 16 bits: weights and gradients, two float32 moments; no activations, no master weights"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +94,7 @@ def forecast_growth(job: GrowthJob, target: str | os.PathLike[str]) -> GrowthFor
     sequence = min(2048, getattr(text, "max_position_embeddings", None) or 2048)
     largest = max((recipe.block_entries for recipe in plan.recipes if not recipe.is_copy), default=0)
     peak = _IMPORTS + _PER_ENTRY * largest
-    dtype_bytes = job.size / max(1, plan.n_params)
+    dtype_bytes = job.size / max(1, plan.n_params) if job.quantisation is None else 2
     place = Path(os.path.abspath(target)).parent
     free = shutil.disk_usage(place if place.is_dir() else Path.cwd()).free
     ram = free_memory()
@@ -114,7 +115,7 @@ def forecast_growth(job: GrowthJob, target: str | os.PathLike[str]) -> GrowthFor
         peak_ram=peak,
         ram_free=ram,
         training_memory=training_memory(plan.n_params, dtype_bytes),
-        training_memory_of=_ADAM,
+        training_memory_of=_ADAM if job.quantisation is None else _ADAM_AFTER,
         flops_per_token=training_flops(model, sequence),
         sequence_length=sequence,
         shards=len(job.shards),

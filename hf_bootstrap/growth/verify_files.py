@@ -26,9 +26,14 @@ from .recipe import Recipe
 from .tensors import TORCH_DTYPES, StoredTensors
 from .verify import allowed_drift, copies_apart
 from .verify_report import VerifyReport, conclude
-from .writer import check_values, hash_file
+from .writer import check_values, equal_bytes, hash_file
 
 __all__ = ["verify_checkpoint"]
+
+_NOT_RUN = (
+    "logits, loss and gradients are not known: the weights are quantised, and were compared byte for byte with those "
+    "of their source layers"
+)
 
 
 def verify_checkpoint(
@@ -66,10 +71,16 @@ def verify_checkpoint(
     ids, origin = probe_ids(job.checkpoint.folder, job.plan.source_config, text)
     shapes = {name: recipe.shape for name, recipe in job.recipes.items()}
     stored = StoredTensors(checkpoint=after, parts=job.target.parts, entries=after.entries, shapes=shapes)
+    allowed: float | None = None
     with job.source, stored:
-        worst, wrong, differ = _compare_weights(job, stored)
-        drift, reached, more = _compare_functions(job, stored, ids, gradients)
-    dtype = _rounded(job) or TORCH_DTYPES[job.source.dtype(job.plan.recipes[0].source)]
+        if job.quantisation is not None:
+            worst, wrong, differ = *_compare_bytes(job, after), True
+            drift, reached, more = None, None, [_NOT_RUN]
+        else:
+            worst, wrong, differ = _compare_weights(job, stored)
+            drift, reached, more = _compare_functions(job, stored, ids, gradients)
+            dtype = _rounded(job) or TORCH_DTYPES[job.source.dtype(job.plan.recipes[0].source)]
+            allowed = allowed_drift(job.plan, dtype, worst)
     report = conclude(
         job.plan,
         tensors=len(after.entries),
@@ -79,7 +90,7 @@ def verify_checkpoint(
         finite=True,  # every number was looked at
         ties_kept=True,  # the names say so: a tied tensor is stored once
         drift=drift,
-        allowed=allowed_drift(job.plan, dtype, worst),
+        allowed=allowed,
         reach=reached,
         hashes_match=hashes,
         n_tokens=0 if drift is None else ids.numel(),
@@ -123,6 +134,16 @@ def _compare_hashes(after: Checkpoint) -> tuple[bool | None, list[str]]:
     except (TypeError, KeyError, ValueError) as error:
         raise CorruptFileError(f"{path} states no hashes. It was not written by a growth.") from error
     return stated == {name: hash_file(after.path(name)) for name in after.files}, []
+
+
+def _compare_bytes(job: GrowthJob, after: Checkpoint) -> tuple[float, list[str]]:
+    """(0 where every tensor is its source's byte for byte, else infinity; those that are not)."""
+    wrong = [
+        name
+        for name, recipe in job.recipes.items()
+        if not equal_bytes(after, after.entries[name], job.checkpoint, job.match.entries[recipe.source])
+    ]
+    return math.inf if wrong else 0.0, wrong
 
 
 def _compare_weights(job: GrowthJob, after: StoredTensors) -> tuple[float, list[str], bool]:

@@ -27,14 +27,15 @@ from .job import GrowthJob
 from .layout import Shard
 from .recipe import Recipe
 
-__all__ = ["PROGRESS", "check_values", "hash_file", "write_shards"]
+__all__ = ["PROGRESS", "check_values", "equal_bytes", "hash_file", "write_shards"]
 
 PROGRESS = "progress.json"
 
-# The exponent's bits; all of them set is NaN or infinity.
+# The exponent's bits; all of them set is NaN or infinity. (Types of one byte without infinity: the bits of NaN.)
 _EXPONENT = {
     "F64": (np.uint64, 0x7FF0_0000_0000_0000), "F32": (np.uint32, 0x7F80_0000),
     "F16": (np.uint16, 0x7C00), "BF16": (np.uint16, 0x7F80),
+    "F8_E5M2": (np.uint8, 0x7C), "F8_E4M3": (np.uint8, 0x7F), "F8_E8M0": (np.uint8, 0xFF),
 }  # fmt: skip
 
 _PIECE = 2**23  # bytes read at once
@@ -107,14 +108,20 @@ def check_values(checkpoint: Checkpoint, entries: Iterable[Entry], aliases: Iter
                     f"{entry.name} holds NaN or infinity; a grown model would inherit it. Use a sound checkpoint."
                 )
     for alias, first in aliases:
-        same = (alias.dtype, alias.shape) == (first.dtype, first.shape)
-        pairs = zip(_pieces(checkpoint, alias), _pieces(checkpoint, first), strict=True) if same else ()
-        if not same or any(a != b for a, b in pairs):
+        if not equal_bytes(checkpoint, alias, checkpoint, first):
             raise GrowthError(
                 f"{alias.name} and {first.name} are one tensor in this architecture, but {checkpoint.folder} holds two "
                 "that differ. Growth would lose one of the two; make the config say what the model is "
                 "(tie_word_embeddings)."
             )
+
+
+def equal_bytes(checkpoint: Checkpoint, entry: Entry, other: Checkpoint, another: Entry) -> bool:
+    """Whether two tensors on disk have the same dtype, shape and bytes."""
+    if (entry.dtype, entry.shape) != (another.dtype, another.shape):
+        return False
+    pairs = zip(_pieces(checkpoint, entry), _pieces(other, another), strict=True)
+    return all(a == b for a, b in pairs)
 
 
 def hash_file(path: Path) -> str:
