@@ -58,21 +58,28 @@ GROWTHS = {"depth x2, stack": {"depth": 2}, "width x2, split": {"width": 2}}
 ROOM = {"depth x2, stack": 1 + 2 * 2, "width x2, split": 1 + 2 * 4}
 MERGEKIT = "mergekit==0.1.5"
 
+# The command as a user runs it, with a clock at the first byte that could be written.
 CHILD = """
-import json, resource, sys, time
+import json, re, sys, time
 began = time.perf_counter()
-from hf_bootstrap import GrowthConfig, grow_checkpoint
-from hf_bootstrap.growth import stream
-source, target, growth = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+from hf_bootstrap.cli.loading import loading_for_good
+with loading_for_good():
+    from hf_bootstrap.growth import stream
+from hf_bootstrap.cli.main import main
 inner, prepare = {}, stream.prepare_growth
 def prepared(*arguments, **options):
     job = prepare(*arguments, **options)
     inner["start"] = time.perf_counter()
     return job
 stream.prepare_growth = prepared
-grow_checkpoint(source, target, GrowthConfig(**growth))
+try:
+    main()
+except SystemExit as left:
+    if left.code:
+        raise
 end = time.perf_counter()
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+# Not ru_maxrss: that of a child begins at what its parent had in use when it was started.
+peak = int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
 print(json.dumps({"startup": inner["start"] - began, "growing": end - inner["start"], "peak": peak}))
 """
 
@@ -118,7 +125,8 @@ def run_once(base: Path, folder: Path, growth: dict[str, int]) -> dict[str, floa
     """One growth, and one copy of what it made."""
     os.sync()
     began = time.perf_counter()
-    command = [sys.executable, "-c", CHILD, str(base), str(folder / "grown"), json.dumps(growth)]
+    options = [f"--{name}={value}" for name, value in growth.items()]
+    command = [sys.executable, "-c", CHILD, "grow", str(base), str(folder / "grown"), *options]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     run = {"command": time.perf_counter() - began, **json.loads(done.stdout.splitlines()[-1])}
     run["bytes"] = sum(file.stat().st_size for file in (folder / "grown").glob("*.safetensors"))

@@ -5,6 +5,7 @@ safe on disk, so a killed writer goes on where it was. Choosing the folder and s
 """
 
 import errno
+import functools
 import hashlib
 import itertools
 import math
@@ -39,19 +40,46 @@ _EXPONENT = {
 }  # fmt: skip
 
 _PIECE = 2**23  # bytes read at once
+_HASHED = 2**18  # bytes hashed at once: they stay in the processor's cache
 _SYNC_EVERY = 2**28  # bytes after which what was written is made safe and noted
+
+
+class _Digest:
+    """SHA-256 of a file that is still being written, read back from it piece by piece."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.position, self.sha256 = path, 0, hashlib.sha256()
+
+    def read(self, stop: int) -> None:
+        """Go on to byte `stop`; what lies before it is not written to any more."""
+        buffer = memoryview(bytearray(_HASHED))
+        with open(self.path, "rb", buffering=0) as file:
+            while self.position < stop:
+                count = os.preadv(file.fileno(), [buffer[: min(_HASHED, stop - self.position)]], self.position)
+                if count == 0:
+                    raise CorruptFileError(f"{self.path} is shorter than what was written to it. Is the disk failing?")
+                self.sha256.update(buffer[:count])
+                self.position += count
+
+    def finish(self, stop: int) -> str:
+        """The whole file's, in hexadecimal."""
+        self.read(stop)
+        return self.sha256.hexdigest()
 
 
 @dataclass
 class _Work:
-    """What the writing of one growth shares."""
+    """What the writing of one growth shares: what is done, the last block, and the thread that hashes behind it."""
 
     job: GrowthJob
     folder: Path
     done: dict[str, int]
+    hashing: ThreadPoolExecutor
     hot: dict[tuple[str, Box], tuple[list[Tensor], Tensor]] = field(default_factory=dict)
 
-    def note(self, shard: Shard, entries: int) -> None:
+    def make_safe(self, descriptor: int, shard: Shard, entries: int) -> None:
+        """Sync what was written to a shard, and note that so many of its entries are on the disk."""
+        os.fdatasync(descriptor)
         self.done[shard.name] = entries
         write_json(self.folder.parent / PROGRESS, {"fingerprint": self.job.fingerprint, "done": self.done})
 
@@ -81,14 +109,13 @@ def write_shards(job: GrowthJob, folder: Path) -> dict[str, str]:
         GrowthError: a tensor of the source holds NaN or infinity, or tied tensors differ.
         OSError: the disk is full or failing.
     """
-    work = _Work(job, folder, _earlier(folder, job.fingerprint))
-    # Reading back and looking for NaN go on beside the writing; numpy and hashlib let other threads run.
-    with ThreadPoolExecutor(max_workers=2) as beside, job.source:
+    # Looking for NaN and reading back go on beside the writing, each in a thread of its own; numpy and hashlib let
+    # other threads run.
+    one = functools.partial(ThreadPoolExecutor, max_workers=1)
+    with one() as beside, one() as hashing, job.source:
+        work = _Work(job, folder, _earlier(folder, job.fingerprint), hashing)
         checks = beside.submit(check_values, job.checkpoint, job.match.entries.values(), job.match.aliases)
-        hashes: dict[str, Future[str]] = {}
-        for shard in job.shards:
-            _write_shard(work, shard, checks)
-            hashes[shard.name] = beside.submit(hash_file, folder / shard.name)
+        hashes = {shard.name: _write_shard(work, shard, checks) for shard in job.shards}
         checks.result()
         return {name: future.result() for name, future in hashes.items()}
 
@@ -138,9 +165,10 @@ def _earlier(folder: Path, fingerprint: str) -> dict[str, int]:
     return dict(record["done"]) if record.get("fingerprint") == fingerprint else {}
 
 
-def _write_shard(work: _Work, shard: Shard, checks: "Future[None]") -> None:
-    done = work.done.get(shard.name, 0)
-    descriptor = os.open(work.folder / shard.name, os.O_RDWR | os.O_CREAT, 0o666)
+def _write_shard(work: _Work, shard: Shard, checks: "Future[None]") -> "Future[str]":
+    """Write what an earlier call has not; the file's SHA-256 follows."""
+    done, digest = work.done.get(shard.name, 0), _Digest(work.folder / shard.name)
+    descriptor = os.open(digest.path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         if done == 0:
             os.ftruncate(descriptor, shard.size)  # a limit on file sizes speaks up now
@@ -149,17 +177,15 @@ def _write_shard(work: _Work, shard: Shard, checks: "Future[None]") -> None:
         for number, entry in enumerate(shard.entries[done:], start=done + 1):
             _write_tensor(work, descriptor, entry)
             unsafe += entry.stop - entry.start
-            if unsafe >= _SYNC_EVERY:
+            if unsafe >= _SYNC_EVERY or number == len(shard.entries):
                 if checks.done():
                     checks.result()  # stop early where the source is not sound
-                os.fdatasync(descriptor)
-                work.note(shard, number)
+                work.hashing.submit(digest.read, entry.stop)
+                work.make_safe(descriptor, shard, number)
                 unsafe = 0
-        if done < len(shard.entries):
-            os.fsync(descriptor)
-            work.note(shard, len(shard.entries))
     finally:
         os.close(descriptor)
+    return work.hashing.submit(digest.finish, shard.size)
 
 
 def _write_tensor(work: _Work, descriptor: int, entry: Entry) -> None:
