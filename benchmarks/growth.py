@@ -30,6 +30,21 @@ SIZES = {
     "0.8B": {"hidden_size": 1536, "intermediate_size": 4608, "num_hidden_layers": 25, "num_attention_heads": 24},
     "1.5B": {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 28, "num_attention_heads": 32},
     "3B": {"hidden_size": 2560, "intermediate_size": 8192, "num_hidden_layers": 36, "num_attention_heads": 32},
+    # One layer of two large experts, which run as one fused tensor: Mixtral's, smaller and larger than its own.
+    "0.3B-experts": {
+        "hidden_size": 2048,
+        "intermediate_size": 16384,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 32,
+        "num_local_experts": 2,
+    },
+    "0.5B-experts": {
+        "hidden_size": 2048,
+        "intermediate_size": 32768,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 32,
+        "num_local_experts": 2,
+    },
 }
 SIDE = {
     "num_key_value_heads": 8,
@@ -43,36 +58,45 @@ GROWTHS = {"depth x2, stack": {"depth": 2}, "width x2, split": {"width": 2}}
 ROOM = {"depth x2, stack": 1 + 2 * 2, "width x2, split": 1 + 2 * 4}
 MERGEKIT = "mergekit==0.1.5"
 
+# The command as a user runs it, with a clock at the first byte that could be written.
 CHILD = """
-import json, resource, sys, time
+import json, re, sys, time
 began = time.perf_counter()
-from hf_bootstrap import GrowthConfig, grow_checkpoint
-from hf_bootstrap.growth import stream
-source, target, growth = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+from hf_bootstrap.cli.loading import loading_for_good
+with loading_for_good():
+    from hf_bootstrap.growth import stream
+from hf_bootstrap.cli.main import main
 inner, prepare = {}, stream.prepare_growth
 def prepared(*arguments, **options):
     job = prepare(*arguments, **options)
     inner["start"] = time.perf_counter()
     return job
 stream.prepare_growth = prepared
-grow_checkpoint(source, target, GrowthConfig(**growth))
+try:
+    main()
+except SystemExit as left:
+    if left.code:
+        raise
 end = time.perf_counter()
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+# Not ru_maxrss: that of a child begins at what its parent had in use when it was started.
+peak = int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
 print(json.dumps({"startup": inner["start"] - began, "growing": end - inner["start"], "peak": peak}))
 """
 
 
-def write_base(folder: Path, shape: dict[str, int]) -> int:
+def write_base(folder: Path, size: dict[str, int]) -> int:
     """A checkpoint of random bfloat16 weights, written piece by piece; its bytes."""
-    from transformers import LlamaConfig
+    from transformers import LlamaConfig, MixtralConfig
 
-    from hf_bootstrap.growth.architecture import build_meta, named_tensors
+    from hf_bootstrap.growth.architecture import build_meta
+    from hf_bootstrap.growth.hub_layout import hub_layout
     from hf_bootstrap.growth.layout import lay_out
 
-    config = LlamaConfig(**shape, **SIDE, dtype="bfloat16", architectures=["LlamaForCausalLM"])
+    kind, name = (MixtralConfig, "Mixtral") if "num_local_experts" in size else (LlamaConfig, "Llama")
+    config = kind(**size, **SIDE, dtype="bfloat16", architectures=[f"{name}ForCausalLM"])
     config.save_pretrained(folder)
-    tensors = [(name, "BF16", tuple(tensor.shape)) for name, tensor in named_tensors(build_meta(config)).items()]
-    (shard,) = lay_out(tensors, 10**15)
+    shapes = hub_layout(build_meta(config)).shapes
+    (shard,) = lay_out(((name, "BF16", shape) for name, shape in shapes.items()), 10**15)
     generator = np.random.default_rng(0)
     with open(folder / shard.name, "wb") as file:
         file.write(shard.header)
@@ -101,7 +125,8 @@ def run_once(base: Path, folder: Path, growth: dict[str, int]) -> dict[str, floa
     """One growth, and one copy of what it made."""
     os.sync()
     began = time.perf_counter()
-    command = [sys.executable, "-c", CHILD, str(base), str(folder / "grown"), json.dumps(growth)]
+    options = [f"--{name}={value}" for name, value in growth.items()]
+    command = [sys.executable, "-c", CHILD, "grow", str(base), str(folder / "grown"), *options]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     run = {"command": time.perf_counter() - began, **json.loads(done.stdout.splitlines()[-1])}
     run["bytes"] = sum(file.stat().st_size for file in (folder / "grown").glob("*.safetensors"))

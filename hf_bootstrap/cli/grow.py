@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from .loading import loading_for_good
+
 __all__ = ["grow"]
 
 
@@ -79,7 +81,8 @@ def _grow(
     as_json: bool,
 ) -> None:
     """Grow the model and what travels with it, and say what was done; `adapter`: its folder, whether to merge it."""
-    from ..growth.stream import grow_checkpoint
+    with loading_for_good():
+        from ..growth.stream import grow_checkpoint
 
     folder, merge = adapter
     _check_optimizer(source, optimizer)
@@ -156,8 +159,9 @@ def _companions(source: Path, target: Path, config: Any, adapter: Path | None, o
 def _show_plan(
     source: Path, target: Path, config: Any, max_shard_size: str, options: dict[str, Any], as_json: bool
 ) -> None:
-    from ..growth.forecast import forecast_growth
-    from ..growth.job import prepare_growth
+    with loading_for_good():
+        from ..growth.forecast import forecast_growth
+        from ..growth.job import prepare_growth
 
     job = prepare_growth(source, config, max_shard_size=max_shard_size, **options)
     forecast = forecast_growth(job, target)

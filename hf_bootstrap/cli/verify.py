@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from .loading import loading_for_good
+
 __all__ = ["verify"]
 
 
@@ -23,7 +25,8 @@ def verify(
 
     Example: hf-bootstrap verify base grown --text sample.txt
     """
-    from ..growth.verify_files import verify_checkpoint
+    with loading_for_good():
+        from ..growth.verify_files import verify_checkpoint
 
     report = verify_checkpoint(source, grown, None if text is None else _read(text), gradients=gradients)
     if as_json:

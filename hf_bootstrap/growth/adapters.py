@@ -24,6 +24,7 @@ from .checkpoint import read_header, real_file
 from .config import GrowthConfig
 from .operators import width_method
 from .plan import GrowthPlan, plan_growth
+from .quantised import check_only_copies, read_quantisation
 from .recipe import Recipe
 from .source import open_config
 
@@ -130,7 +131,9 @@ def grow_adapter(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise GrowthError(f"{target} exists and is not an empty folder; choose another target for the adapter.")
     adapter = open_adapter(source)
-    plan = plan_growth(open_config(Path(base)), config)
+    if (quantisation := read_quantisation(Path(base))) is not None:
+        check_only_copies(Path(base), quantisation, config)
+    plan = plan_growth(open_config(Path(base), quantised=True), config)
     if width_method(config.width_method).next_layer and config.grows_width:
         raise UnsupportedModelError(
             "aki takes new units from the next layer, whose adapter has other ranks, so no pair of factors gives their "

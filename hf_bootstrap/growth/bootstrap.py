@@ -158,7 +158,8 @@ def _check_source(source: PreTrainedModel) -> None:
         raise UnsupportedModelError(f"{kind} is not a causal language model. Load it with AutoModelForCausalLM.")
     if getattr(source, "hf_quantizer", None) is not None or getattr(source.config, "quantization_config", None):
         raise UnsupportedModelError(
-            f"{kind} is quantised; the shares of a quantised weight cannot add up to it. Load the original weights."
+            f"{kind} is quantised; the shares of a quantised weight cannot add up to it. Load the original weights, or "
+            "copy its layers on disk (grow_checkpoint with depth)."
         )
     devices = {str(parameter.device) for parameter in source.parameters()}
     if len(devices) > 1 or "meta" in devices:

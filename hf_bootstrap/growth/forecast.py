@@ -1,6 +1,5 @@
 """What a growth on disk will cost, and whether it fits here, said before anything is written."""
 
-import math
 import os
 import shutil
 from collections import Counter
@@ -14,7 +13,6 @@ from transformers import PreTrainedModel
 from ..units import format_bytes, format_count, training_flops_per_token
 from .architecture import build_meta
 from .job import GrowthJob
-from .recipe import BLOCK
 
 __all__ = ["GrowthForecast", "forecast_growth", "free_memory", "training_flops", "training_memory"]
 
@@ -22,9 +20,8 @@ __all__ = ["GrowthForecast", "forecast_growth", "free_memory", "training_flops",
 _IMPORTS = 500_000_000
 # Bytes in use for each entry of a block at the same time: the source's, its shares, random numbers, the result.
 _PER_ENTRY = 40
-# The same where a block is larger, because one row of a fused tensor is a whole expert (measured: 12).
-_PER_ENTRY_OF_EXPERT = 16
 _ADAM = "weights and gradients in the stored dtype, two float32 moments; no activations, no master weights"
+_ADAM_AFTER = "dequantised to 16 bits: weights and gradients, two float32 moments; no activations, no master weights"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,10 +92,9 @@ def forecast_growth(job: GrowthJob, target: str | os.PathLike[str]) -> GrowthFor
     model = build_meta(plan.target_config, job.model_class)
     text = plan.target_config.get_text_config()
     sequence = min(2048, getattr(text, "max_position_embeddings", None) or 2048)
-    blocks = (math.prod(r.shape) // max(1, len(r.blocks())) for r in plan.recipes if not r.is_copy)
-    largest = max(blocks, default=0)
-    peak = _IMPORTS + max(_PER_ENTRY * min(largest, BLOCK), _PER_ENTRY_OF_EXPERT * largest)
-    dtype_bytes = job.size / max(1, plan.n_params)
+    largest = max((recipe.block_entries for recipe in plan.recipes if not recipe.is_copy), default=0)
+    peak = _IMPORTS + _PER_ENTRY * largest
+    dtype_bytes = job.size / max(1, plan.n_params) if job.quantisation is None else 2
     place = Path(os.path.abspath(target)).parent
     free = shutil.disk_usage(place if place.is_dir() else Path.cwd()).free
     ram = free_memory()
@@ -119,7 +115,7 @@ def forecast_growth(job: GrowthJob, target: str | os.PathLike[str]) -> GrowthFor
         peak_ram=peak,
         ram_free=ram,
         training_memory=training_memory(plan.n_params, dtype_bytes),
-        training_memory_of=_ADAM,
+        training_memory_of=_ADAM if job.quantisation is None else _ADAM_AFTER,
         flops_per_token=training_flops(model, sequence),
         sequence_length=sequence,
         shards=len(job.shards),

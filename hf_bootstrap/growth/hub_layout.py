@@ -20,9 +20,12 @@ from transformers import PreTrainedModel
 from ..errors import UnsupportedModelError
 from .architecture import find_ties, named_tensors
 
-__all__ = ["HubLayout", "Part", "hub_layout", "layout_of"]
+__all__ = ["Box", "HubLayout", "Part", "hub_layout", "layout_of"]
 
 _Array = NDArray[np.int64]
+
+# (start, stop) on the leading axes of a tensor; it is whole on the others.
+Box = tuple[tuple[int, int], ...]
 
 # A stand-in need not be as large as the tensor: along an axis longer than this it has that many entries, which can
 # be cut into 2, 3, 4, 6, 8 and 12 equal pieces. The first axis is kept, for it may count experts.
@@ -41,7 +44,7 @@ class Part:
 
     tensor: str
     stored: str
-    box: tuple[tuple[int, int], ...]
+    box: Box
     start: int = 0
     drops_first: bool = False
 

@@ -6,20 +6,23 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from ..errors import GrowthError, StoreError
+from ..errors import GrowthError, StoreError, UnsupportedModelError
 from ..sealing import canonical_json
 from .architecture import build_meta, named_tensors
 from .checkpoint import Checkpoint, Match, match_tensors, open_checkpoint, real_file
 from .config import GrowthConfig
+from .depth import find_layers
 from .hub_layout import HubLayout, Part
 from .layout import INDEX_NAME, Shard, lay_out, shard_limit
 from .layout_cache import known_layout
 from .pickled import open_pickled
 from .plan import GrowthPlan, plan_growth
+from .quantised import LayerCopies, check_only_copies, copy_layers, read_quantisation
 from .recipe import Recipe
 from .source import find_source, open_config, remote_class
 from .tensors import StoredTensors
@@ -44,6 +47,7 @@ class GrowthJob:
         source: its tensors by the names they have in memory; target: where those of the grown model go on disk.
         model_class: the class a trusted checkpoint brings with it; None for one of transformers' own.
         plan: the growth; recipes: its recipes by the name of the grown tensor in memory; shards: the files it fills.
+        quantisation: the config's `quantization_config` of the grown model; None where weights are not quantised.
         carried, left_behind: names of the source's other files that will be copied, and that will not.
         fingerprint: SHA-256 of everything that decides the result.
     """
@@ -55,6 +59,7 @@ class GrowthJob:
     model_class: type[PreTrainedModel] | None
     plan: GrowthPlan
     recipes: Mapping[str, Recipe]
+    quantisation: Mapping[str, Any] | None
     shards: tuple[Shard, ...]
     carried: tuple[str, ...]
     left_behind: tuple[str, ...]
@@ -85,21 +90,24 @@ def prepare_growth(
         raise GrowthError("GrowthConfig() asks for no growth, so there is nothing to write. Try depth=2 or width=2.")
     folder = find_source(source, revision=revision, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
     checkpoint = _open_weights(folder, allow_pickle)
-    model_config = open_config(folder, trust_remote_code=trust_remote_code)
+    if (quantisation := read_quantisation(folder)) is not None:
+        check_only_copies(folder, quantisation, config)
+    model_config = open_config(folder, trust_remote_code=trust_remote_code, quantised=quantisation is not None)
     model_class = remote_class(folder, model_config) if trust_remote_code else None
     plan = plan_growth(model_config, config, model_class=model_class)
-    model = build_meta(model_config, model_class)
-    grown = build_meta(plan.target_config, model_class)
-    layout, target = _accepted(known_layout(model), checkpoint), known_layout(grown)
-    match = match_tensors(
-        checkpoint,
-        layout.shapes,
-        layout.ties,
-        prefix=model.base_model_prefix,
-        ignored=model._keys_to_ignore_on_load_unexpected or (),
-    )
-    shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()}
-    tensors = StoredTensors(checkpoint=checkpoint, parts=layout.parts, entries=match.entries, shapes=shapes)
+    model, grown = build_meta(model_config, model_class), build_meta(plan.target_config, model_class)
+    if quantisation is None:
+        match, source_layout, target = _matched(checkpoint, model, grown)
+        shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()}
+    else:
+        plan, copies = _copied(checkpoint, quantisation, plan, model, grown)
+        match, source_layout, target = (
+            Match(entries=copies.entries, left_out=copies.left_out),
+            copies.source,
+            copies.target,
+        )
+        shapes, quantisation = {name: entry.shape for name, entry in copies.entries.items()}, copies.settings
+    tensors = StoredTensors(checkpoint=checkpoint, parts=source_layout.parts, entries=match.entries, shapes=shapes)
     recipes = {recipe.target: recipe for recipe in plan.recipes}
     dtype_of = functools.cache(tensors.dtype)  # one look for each tensor, and not for each of its hundreds of experts
     shards = lay_out(
@@ -114,11 +122,52 @@ def prepare_growth(
         target=target,
         plan=plan,
         recipes=recipes,
+        quantisation=quantisation,
         shards=shards,
         carried=carried,
         left_behind=left_behind,
-        fingerprint=_fingerprint(checkpoint, plan, shards, carried),
+        fingerprint=_fingerprint(checkpoint, plan, quantisation, shards, carried),
     )
+
+
+def _matched(
+    checkpoint: Checkpoint, model: PreTrainedModel, grown: PreTrainedModel
+) -> tuple[Match, HubLayout, HubLayout]:
+    """(which entry is which tensor, where the source's tensors lie, where those of the grown model will)."""
+    layout, target = _accepted(known_layout(model), checkpoint), known_layout(grown)
+    match = match_tensors(
+        checkpoint,
+        layout.shapes,
+        layout.ties,
+        prefix=model.base_model_prefix,
+        ignored=model._keys_to_ignore_on_load_unexpected or (),
+    )
+    return match, layout, target
+
+
+def _copied(
+    checkpoint: Checkpoint,
+    quantisation: dict[str, Any],
+    plan: GrowthPlan,
+    model: PreTrainedModel,
+    grown: PreTrainedModel,
+) -> tuple[GrowthPlan, LayerCopies]:
+    """(the plan with a recipe for each stored tensor, where they lie) of a quantised checkpoint."""
+    if odd := next((recipe for recipe in plan.recipes if not recipe.is_copy), None):
+        raise UnsupportedModelError(
+            f"{checkpoint.folder} holds quantised weights, and the deeper model's {odd.target} is no copy. "
+            "Grow the original weights and quantise the result."
+        )
+    copies = copy_layers(
+        checkpoint,
+        quantisation,
+        known_layout(model),
+        known_layout(grown),
+        find_layers(plan.source_config, type(model)),
+        plan.layer_map,
+        model._keys_to_ignore_on_load_unexpected or (),
+    )
+    return replace(plan, recipes=copies.recipes), copies
 
 
 def _open_weights(folder: Path, allow_pickle: bool) -> Checkpoint:
@@ -175,9 +224,17 @@ def _is_real(item: Path) -> bool:
         return False
 
 
-def _fingerprint(checkpoint: Checkpoint, plan: GrowthPlan, shards: tuple[Shard, ...], carried: tuple[str, ...]) -> str:
+def _fingerprint(
+    checkpoint: Checkpoint,
+    plan: GrowthPlan,
+    quantisation: Mapping[str, Any] | None,
+    shards: tuple[Shard, ...],
+    carried: tuple[str, ...],
+) -> str:
     facts = [(name, os.stat(checkpoint.path(name))) for name in (*checkpoint.files, *carried)]
     digest = hashlib.sha256(canonical_json(plan.to_dict()).encode())
+    if quantisation is not None:
+        digest.update(canonical_json(dict(quantisation)).encode())
     digest.update(repr([(name, stat.st_size, stat.st_mtime_ns) for name, stat in facts]).encode())
     for shard in shards:
         digest.update(shard.name.encode() + shard.header)

@@ -15,7 +15,7 @@ from .architecture import build_meta, find_ties, named_tensors
 from .checkpoint import Entry, open_checkpoint, real_file
 from .layout_cache import known_layout
 from .source import open_config
-from .tensors import read_rows
+from .tensors import read_box
 
 __all__ = ["merge_adapter"]
 
@@ -117,7 +117,7 @@ def _add(path: Path, entry: Entry, delta: Tensor) -> None:
     try:
         for start in range(0, entry.shape[0], step):
             stop = min(start + step, entry.shape[0])
-            rows = read_rows(descriptor, entry, start, stop)
+            rows = read_box(descriptor, entry, ((start, stop),))
             merged = (rows.double() + delta[start:stop]).to(rows.dtype)
             data = memoryview(merged.contiguous().reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
             position = entry.start + start * entry.row_bytes

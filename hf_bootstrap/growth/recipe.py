@@ -3,8 +3,9 @@
 Which recipes a growth needs is for `plan`.
 """
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -13,13 +14,15 @@ import torch
 from torch import Tensor
 
 from .anatomy import Axis, Segment
+from .hub_layout import Box
 from .index_maps import copy_ranks, gather, interleave, pad_heads, pad_units, sum_copies
 from .operators import Operator, keyed_generator, rescale
 
 __all__ = ["BLOCK", "Recipe"]
 
 # Entries of the grown tensor that are made at once: enough to be fast, few enough to stay in the processor's cache.
-# Each block has random numbers of its own, so another number here gives other weights.
+# Each block has random numbers of its own, and which blocks there are follows from this and the tensor's shape alone:
+# another number here gives other weights.
 BLOCK = 2**21
 
 
@@ -104,15 +107,41 @@ class Recipe:
         kept = all(self.index(axis) is None for axis in range(len(self.axes)))
         return self.operator == "copy" and self.scale == 1 and kept and self.dtype is None
 
-    def blocks(self) -> list[tuple[int, int]]:
-        """The rows of the source (its first axis) that are grown together, as (start, stop); one pass over them all."""
-        rows = self.shape[0] if self.shape else 1
-        if self.fills and self.fills[0] == "mean" and self.fresh(0) is not None:
-            return [(0, sum(segment.length for segment in self.axes[0]))]  # a mean over rows needs all of them
-        if self.axes:
-            rows = sum(segment.length for segment in self.axes[0])
-        step = max(1, BLOCK * rows // max(1, math.prod(self.shape)))
-        return [(start, min(start + step, rows)) for start in range(0, rows, step)]
+    def steps(self) -> tuple[int, ...]:
+        """Units of the source that are grown together, on the leading axes; the others are not cut.
+
+        Rows, and where one row is too large (an expert in a tensor of all experts), what a row consists of.
+        """
+        steps: list[int] = []
+        size = math.prod(self.shape)
+        for axis, length in enumerate(self._lengths()):
+            if axis and size <= BLOCK:
+                break
+            step = min(length, max(1, BLOCK * length // max(1, size)))
+            if self.fills and self.fills[axis] == "mean" and self.fresh(axis) is not None:
+                step = length  # a mean over units needs all of them
+            steps.append(step)
+            size = -(-size * step // max(1, length))
+        return tuple(steps)
+
+    @property
+    def block_entries(self) -> int:
+        """Entries of the grown tensor that come from the first block, one of the largest."""
+        block = next(iter(self.blocks()), ())
+        return math.prod(len(self._made(axis, block)[0]) for axis in range(len(self.shape)))
+
+    def blocks(self, inside: Box | None = None) -> Iterator[Box]:
+        """The boxes of the source that are grown together, each as (start, stop) on the axes that are cut.
+
+        Args:
+            inside: a box of the grown tensor; only those that make a part of it; default: all.
+        """
+        ranges = []
+        for axis, (length, step) in enumerate(zip(self._lengths(), self.steps(), strict=False)):
+            first, last = (0, length) if inside is None else self._sources(axis, *inside[axis])
+            starts = range(first - first % step, last, step) if step else range(0)
+            ranges.append([(start, min(start + step, length)) for start in starts])
+        return itertools.product(*ranges)
 
     def grow(self, weight: Tensor, operator: Operator, seed: int, after: Tensor | None = None) -> Tensor:
         """Make the grown tensor.
@@ -129,62 +158,80 @@ class Recipe:
         if not self.axes:
             return self._rescaled(self._converted(weight)).clone()
         grown = torch.empty(self.shape, dtype=self._converted(weight[:0]).dtype, device=weight.device)
-        for start, stop in self.blocks():
-            beside = None if after is None else after[start:stop]
-            positions, rows = self.grow_rows(weight[start:stop], start, operator, seed, beside)
-            grown.index_copy_(0, positions.to(weight.device), rows)
+        for block in self.blocks():
+            place = tuple(slice(*pair) for pair in block)
+            beside = None if after is None else after[place]
+            positions, made = self.grow_block(weight[place], block, operator, seed, beside)
+            where = [_along(units, axis, len(block)) for axis, units in enumerate(positions[: len(block)])]
+            grown[tuple(units.to(weight.device) for units in where)] = made
         return grown
 
-    def grow_rows(
-        self, rows: Tensor, start: int, operator: Operator, seed: int, after: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Make the part of the grown tensor that comes from some rows of the source, so that no tensor need be whole.
+    def grow_block(
+        self, part: Tensor, block: Box, operator: Operator, seed: int, after: Tensor | None = None
+    ) -> tuple[list[Tensor], Tensor]:
+        """Make the part of the grown tensor that comes from a block of the source, so that no tensor need be whole.
 
         What the tensor writes is gathered first, so that each copy of an output gets shares of its own and the
         copies are different from the start.
 
         Args:
-            rows: rows `start` and following of the source; one of the `blocks`, for the random numbers are keyed by it.
-            start: number of the first.
+            part: what the block holds.
+            block: one of the `blocks`, for the random numbers are keyed by it.
             operator: the width method.
             seed: of the growth.
-            after: the same rows of the tensor `self.after`, where there is one.
+            after: the same block of the tensor `self.after`, where there is one.
 
         Returns:
-            (n,) int64, the rows of the grown tensor that are made, ascending; and (n, ...), what they hold.
+            For each axis (n,) int64, the units of the grown tensor that are made, ascending; and what they hold.
         """
-        rows = self._converted(rows)
-        positions, local = self._rows_made(start, len(rows))
-        key = self.target if start == 0 else f"{self.target}:{start}"
+        part = self._converted(part)
+        made = [self._made(axis, block) for axis in range(part.dim())]
+        positions, local = [units for units, _ in made], [units for _, units in made]
+        starts = [start for start, _ in block]
+        key = ":".join([self.target, *map(str, starts)]) if any(starts) else self.target
         if self.fills:
-            return positions, self._rescaled(self._padded(rows, positions, local, keyed_generator(seed, key)))
-        grown = self._widened(rows, local, operator, keyed_generator(seed, key))
+            return positions, self._rescaled(self._padded(part, positions, local, keyed_generator(seed, key)))
+        grown = self._widened(part, local, operator, keyed_generator(seed, key))
         if after is not None:
             others = self._widened(self._converted(after), local, operator, keyed_generator(seed, key))
             grown = torch.where(self._is_later_copy(positions, grown), others, grown)
         return positions, self._rescaled(grown)
 
-    def expected_rows(self, rows: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        """What the shares of the grown rows that come from some rows of the source must sum to, see `fold_rows`.
+    def expected_block(self, part: Tensor, block: Box) -> tuple[list[Tensor], Tensor]:
+        """What the shares of the grown units that come from a block of the source must sum to, see `fold_block`.
 
         Returns:
-            The rows of the grown tensor as `grow_rows` gives them, new units that are no copies left out; and float64
-            sums, one row per row of the grown tensor, or per row of the source where shares lie along the first axis.
+            For each axis the units of the grown tensor as `grow_block` gives them, without new ones that are no copies;
+            and float64 sums, of the units of the source on the axis whose copies share the weight.
         """
-        rows = self._converted(rows)
-        positions, local = self._rows_made(start, len(rows))
+        part = self._converted(part)
+        made = [self._made(axis, block) for axis in range(part.dim())]
         if self.fills:
-            fresh = self.fresh(0)
-            kept = positions if fresh is None else positions[~fresh[positions]]
-            return kept, rescale(rows.double(), self.scale, offset=self.offset)
-        if local is not None and self.reads != 0:
-            rows = gather(rows, 0, local)
-        return positions, rescale(self._gathered(rows, first=1).double(), self.scale, offset=self.offset)
+            fresh = [self.fresh(axis) for axis in range(part.dim())]
+            kept = [units if new is None else units[~new[units]] for (units, _), new in zip(made, fresh, strict=True)]
+            return kept, rescale(part.double(), self.scale, offset=self.offset)
+        part = self._gathered(part, [units for _, units in made])
+        return [units for units, _ in made], rescale(part.double(), self.scale, offset=self.offset)
+
+    def fold_block(self, grown: Tensor, block: Box) -> Tensor:
+        """Add up the shares of those units of a grown tensor that `expected_block` names; float64.
+
+        Args:
+            grown: what they hold.
+            block: of the source they come from.
+        """
+        _, local = (None, None) if self.reads is None or self.fills else self._made(self.reads, block)
+        if self.reads is None or local is None:
+            return grown.double()
+        start, stop = block[self.reads] if self.reads < len(block) else (0, self._lengths()[self.reads])
+        return sum_copies(grown, self.reads, local, stop - start)
 
     def expected_sum(self, weight: Tensor) -> Tensor:
         """What `fold` gives for a grown tensor whose copies share the weight rightly; float64."""
         weight = self._converted(weight)
-        return rescale((weight if self.fills else self._gathered(weight)).double(), self.scale, offset=self.offset)
+        if not self.fills:
+            weight = self._gathered(weight, [self.index(axis) for axis in range(len(self.axes))])
+        return rescale(weight.double(), self.scale, offset=self.offset)
 
     def fold(self, grown: Tensor) -> Tensor:
         """Add up the shares of a grown tensor; float64. Independent of the operator that made them.
@@ -195,23 +242,6 @@ class Recipe:
             return self._old_units(grown).double()
         if self.reads is None or (index := self.index(self.reads)) is None:
             return grown.double()
-        return sum_copies(grown, self.reads, index, sum(segment.length for segment in self.axes[self.reads]))
-
-    def fold_rows(self, grown: Tensor, positions: Tensor, start: int, length: int) -> Tensor:
-        """Add up the shares of some rows of a grown tensor, those that `expected_rows` names; float64.
-
-        Args:
-            grown: (n, ...), the rows at `positions`.
-            positions: (n,), int64.
-            start, length: which rows of the source they come from.
-        """
-        if self.fills:
-            return self._old_units(grown, first=1).double()
-        index = None if self.reads is None else self.index(self.reads)
-        if self.reads is None or index is None:
-            return grown.double()
-        if self.reads == 0:
-            return sum_copies(grown, 0, index[positions] - start, length)
         return sum_copies(grown, self.reads, index, sum(segment.length for segment in self.axes[self.reads]))
 
     def to_dict(self) -> dict[str, Any]:
@@ -232,44 +262,56 @@ class Recipe:
             "dtype": None if self.dtype is None else str(self.dtype).removeprefix("torch."),
         }
 
-    def _rows_made(self, start: int, length: int) -> tuple[Tensor, Tensor | None]:
-        """(rows of the grown tensor that come from some rows of the source, which of those each comes from)."""
-        index = self.index(0)
+    def _lengths(self) -> tuple[int, ...]:
+        """Of the source's axes."""
+        return tuple(sum(segment.length for segment in axis) for axis in self.axes) if self.axes else self.shape
+
+    def _sources(self, axis: int, first: int, last: int) -> tuple[int, int]:
+        """The range of the source's units that some units of the grown tensor come from."""
+        index = self.index(axis)
+        return (first, last) if index is None else (int(index[first:last].min()), int(index[first:last].max()) + 1)
+
+    def _made(self, axis: int, block: Box) -> tuple[Tensor, Tensor | None]:
+        """(units of the grown tensor that come from a block, which unit of it each is a copy of; None: itself)."""
+        index = self.index(axis)
+        if axis >= len(block):
+            return torch.arange(self.shape[axis]), index
+        start, stop = block[axis]
         if index is None:
-            return torch.arange(start, start + length), None
-        positions = torch.nonzero((index >= start) & (index < start + length)).flatten()
+            return torch.arange(start, stop), None
+        positions = torch.nonzero((index >= start) & (index < stop)).flatten()
         return positions, index[positions] - start
 
-    def _widened(self, rows: Tensor, local: Tensor | None, operator: Operator, generator: torch.Generator) -> Tensor:
-        grown = rows if local is None or self.reads == 0 else gather(rows, 0, local)
-        grown = self._gathered(grown, first=1)
-        read = None if self.reads is None else local if self.reads == 0 else self.index(self.reads)
+    def _widened(
+        self, part: Tensor, local: list[Tensor | None], operator: Operator, generator: torch.Generator
+    ) -> Tensor:
+        grown = self._gathered(part, local)
+        read = None if self.reads is None else local[self.reads]
         if self.reads is None or read is None:
             return grown
         return operator(grown, self.reads, read, generator)
 
-    def _is_later_copy(self, positions: Tensor, grown: Tensor) -> Tensor:
-        """Which entries of grown rows belong to a second or later copy of what is written."""
+    def _is_later_copy(self, positions: list[Tensor], grown: Tensor) -> Tensor:
+        """Which entries of grown units belong to a second or later copy of what is written."""
         later = torch.zeros([1] * grown.dim(), dtype=torch.bool)
         for axis in range(grown.dim()):
             if axis != self.reads and (index := self.index(axis)) is not None:
-                ranks = copy_ranks(index)
-                later = later | _along((ranks if axis else ranks[positions]) > 0, axis, grown.dim())
+                later = later | _along(copy_ranks(index)[positions[axis]] > 0, axis, grown.dim())
         return later.to(grown.device)
 
-    def _padded(self, rows: Tensor, positions: Tensor, local: Tensor | None, generator: torch.Generator) -> Tensor:
-        """Grown rows whose new units are no copies: random first, then silent where the fills say so."""
-        grown = rows if local is None else gather(rows, 0, local)
-        for axis in range(1, len(self.axes)):
-            if (index := self.index(axis)) is not None:
-                grown = gather(grown, axis, index)
-        masks = {axis: mask for axis in range(len(self.axes)) if (mask := self.fresh(axis)) is not None}
-        if masks and 0 in masks:
-            masks[0] = masks[0][positions]
+    def _padded(
+        self, part: Tensor, positions: list[Tensor], local: list[Tensor | None], generator: torch.Generator
+    ) -> Tensor:
+        """Grown units some of which are no copies: random first, then silent where the fills say so."""
+        grown = part
+        for axis, units in enumerate(local):
+            grown = grown if units is None else gather(grown, axis, units)
+        new = {axis: mask for axis in range(len(self.axes)) if (mask := self.fresh(axis)) is not None}
+        masks = {axis: mask[positions[axis]] for axis, mask in new.items()}
         where = {axis: _along(mask, axis, grown.dim()).to(grown.device) for axis, mask in masks.items()}
         if random := [axis for axis in where if self.fills[axis] == "random"]:
             draws = torch.randn(grown.shape, generator=generator, dtype=torch.float32).to(grown.device)
-            draws = draws * float(rows.double().square().mean().sqrt())
+            draws = draws * float(part.double().square().mean().sqrt())
             for axis in random:
                 grown = torch.where(where[axis], draws.to(grown.dtype), grown)
         for axis in (axis for axis in where if self.fills[axis] == "zero"):
@@ -279,8 +321,8 @@ class Recipe:
             grown = torch.where(where[axis], old.double().mean(axis, keepdim=True).to(grown.dtype), grown)
         return grown
 
-    def _old_units(self, grown: Tensor, first: int = 0) -> Tensor:
-        for axis in range(first, len(self.axes)):
+    def _old_units(self, grown: Tensor) -> Tensor:
+        for axis in range(len(self.axes)):
             if (fresh := self.fresh(axis)) is not None:
                 grown = grown.index_select(axis, torch.nonzero(~fresh).flatten().to(grown.device))
         return grown
@@ -288,10 +330,11 @@ class Recipe:
     def _converted(self, weight: Tensor) -> Tensor:
         return weight if self.dtype is None or not weight.is_floating_point() else weight.to(self.dtype)
 
-    def _gathered(self, weight: Tensor, first: int = 0) -> Tensor:
-        for axis in range(first, len(self.axes)):
-            if axis != self.reads and (index := self.index(axis)) is not None:
-                weight = gather(weight, axis, index)
+    def _gathered(self, weight: Tensor, maps: Sequence[Tensor | None]) -> Tensor:
+        """With every axis gathered but the one whose copies share the weight."""
+        for axis, units in enumerate(maps):
+            if axis != self.reads and units is not None:
+                weight = gather(weight, axis, units)
         return weight
 
     def _rescaled(self, weight: Tensor) -> Tensor:

@@ -65,20 +65,24 @@ def find_source(
         ) from showable(error)
 
 
-def open_config(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedConfig:
+def open_config(folder: Path, *, trust_remote_code: bool = False, quantised: bool = False) -> PreTrainedConfig:
     """The config of a checkpoint folder; no code of it is run unless it is trusted.
+
+    Args:
+        folder: of the checkpoint.
+        trust_remote_code: run the config class that came with it.
+        quantised: take quantised weights too; what the config says of them is left out.
 
     Raises:
         UnsupportedModelError: quantised, an encoder-decoder, or nothing transformers knows.
         StoreError: there is none.
     """
     record = read_json(real_file(folder / "config.json"))
-    if quantised := record.get("quantization_config"):
-        method = quantised.get("quant_method", "quantised") if isinstance(quantised, dict) else "quantised"
+    if (settings := record.get("quantization_config")) and not quantised:
+        method = settings.get("quant_method", "quantised") if isinstance(settings, dict) else "quantised"
         raise UnsupportedModelError(
-            f"{folder} holds quantised weights ({method}): the shares of a copy cannot add up to a number that is "
-            "stored with a scale for its whole block, and the names on disk are those of the method. Grow the original "
-            "weights and quantise the result."
+            f"{folder} holds quantised weights ({method}), which cannot be computed with here. Take the original "
+            "weights; of quantised ones grow_checkpoint can only copy layers (depth)."
         )
     if trust_remote_code:
         _check_own_code(folder, record)
@@ -88,6 +92,8 @@ def open_config(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedC
         )
     except Exception as error:  # a config class may refuse a value in any way it likes
         raise UnsupportedModelError(f"{folder / 'config.json'} cannot be used: {error}. Correct it.") from error
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
     if config.is_encoder_decoder:
         raise UnsupportedModelError(f"{folder} is an encoder-decoder; growth is for decoder-only language models.")
     return config

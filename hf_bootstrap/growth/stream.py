@@ -62,7 +62,7 @@ class GrowthReport:
             f"  parameters      {format_count(self.n_params_source)} -> {format_count(self.n_params)}",
             f"  written         {size} in {len(self.files)} file(s), each hashed in {GROWTH_FILE}",
             f"  function        {'kept, by the method' if self.keeps_function else 'changed, or not promised'}",
-            "  checked         every name, dtype and shape; every number of the source is finite",
+            "  checked         every name, dtype and shape; every float of the source is finite",
         ]
         lines.append(f"  learning rate   {self.learning_rate}")
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
@@ -153,6 +153,12 @@ def _finished(job: GrowthJob, target: Path) -> GrowthReport | None:
 
 def _report(job: GrowthJob, target: Path, hashes: dict[str, str]) -> GrowthReport:
     notes = ["logits were not compared, for that needs both models in memory: hf-bootstrap verify does"]
+    if job.quantisation is not None:
+        method = job.quantisation.get("quant_method", "unnamed")
+        notes.append(
+            f"quantised ({method}): every tensor is a copy of its source layer's, byte for byte; names were held "
+            "against the architecture's, and the deeper model was not built by its quantiser"
+        )
     if job.left_behind:
         notes.append(f"not carried over: {', '.join(job.left_behind)}")
     if job.match.left_out:
@@ -180,6 +186,8 @@ def _write_the_rest(job: GrowthJob, folder: Path, report: GrowthReport) -> None:
     config.architectures = job.plan.source_config.architectures
     found = {"finite": True, "structure": True, "logit_drift": None, "notes": list(report.notes)}
     config.hf_bootstrap = growth_history(job.plan, found)
+    if job.quantisation is not None:
+        config.quantization_config = dict(job.quantisation)
     write_atomic(folder / "config.json", config.to_json_string(use_diff=True))
     record = {
         "schema": 1,

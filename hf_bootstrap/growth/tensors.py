@@ -1,5 +1,7 @@
-"""`StoredTensors`: the tensors of an architecture, read from a checkpoint row by row, wherever their pieces lie."""
+"""`StoredTensors`: the tensors of an architecture, read from a checkpoint box by box, wherever their pieces lie."""
 
+import itertools
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,10 +12,10 @@ import torch
 from torch import Tensor
 
 from ..errors import CorruptFileError, GrowthError
-from .checkpoint import Checkpoint, Entry
-from .hub_layout import Part
+from .checkpoint import DTYPES, Checkpoint, Entry
+from .hub_layout import Box, Part
 
-__all__ = ["TORCH_DTYPES", "StoredTensors", "read_rows"]
+__all__ = ["TORCH_DTYPES", "StoredTensors", "read_box"]
 
 TORCH_DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
@@ -21,27 +23,48 @@ TORCH_DTYPES = {
 }  # fmt: skip
 
 
-def read_rows(descriptor: int, entry: Entry, start: int, stop: int) -> Tensor:
-    """Rows of a tensor in a file, as a tensor of their own; a scalar is read whole.
+def read_box(descriptor: int, entry: Entry, box: Box) -> Tensor:
+    """A box of a tensor in a file, as a tensor of its own.
+
+    Args:
+        descriptor: of the file.
+        entry: the tensor.
+        box: (start, stop) on its leading axes; the others are read whole.
 
     Raises:
         CorruptFileError: the file is shorter than its header says.
         GrowthError: the dtype is not one that can be computed with.
     """
-    if not entry.shape:
-        begin, length, shape = entry.start, entry.stop - entry.start, entry.shape
-    else:
-        begin, length = entry.start + start * entry.row_bytes, (stop - start) * entry.row_bytes
-        shape = (stop - start, *entry.shape[1:])
-    buffer = bytearray(length)
-    if os.preadv(descriptor, [buffer], begin) != length:
-        raise CorruptFileError(f"{entry.file} ended in the middle of {entry.name}; is someone else writing to it?")
     if entry.dtype not in TORCH_DTYPES:
         raise GrowthError(
             f"{entry.name} is {entry.dtype}, which cannot be widened. Convert the checkpoint to bfloat16."
         )
-    dtype = TORCH_DTYPES[entry.dtype]
-    return torch.frombuffer(buffer, dtype=dtype).reshape(shape) if length else torch.empty(shape, dtype=dtype)
+    shape = (*(stop - start for start, stop in box), *entry.shape[len(box) :])
+    dtype, width = TORCH_DTYPES[entry.dtype], DTYPES[entry.dtype]
+    buffer = bytearray(width * math.prod(shape))
+    if not buffer:
+        return torch.empty(shape, dtype=dtype)
+    # From the last axis that is cut on, everything lies in one run of bytes.
+    cut = max((axis for axis, length in enumerate(shape) if length != entry.shape[axis]), default=0)
+    steps = [width * math.prod(entry.shape[axis + 1 :]) for axis in range(len(shape))]
+    begin = entry.start + sum(start * step for (start, _), step in zip(box, steps, strict=False))
+    run = width * math.prod(shape[cut:])
+    places = itertools.product(*(range(0, shape[axis] * steps[axis], steps[axis]) for axis in range(cut)))
+    for number, offsets in enumerate(places):
+        piece = memoryview(buffer)[number * run : (number + 1) * run]
+        if not _read(descriptor, piece, begin + sum(offsets)):
+            raise CorruptFileError(f"{entry.file} ended in the middle of {entry.name}; is someone else writing to it?")
+    return torch.frombuffer(buffer, dtype=dtype).reshape(shape)
+
+
+def _read(descriptor: int, piece: memoryview, begin: int) -> bool:
+    """Fill a piece of memory from a file, of which one call gives 2 GiB at most; whether there was enough."""
+    while piece:
+        count = os.preadv(descriptor, [piece], begin)
+        if count == 0:
+            return False
+        piece, begin = piece[count:], begin + count
+    return True
 
 
 @dataclass
@@ -108,23 +131,23 @@ class StoredTensors:
 
     def tensor(self, name: str) -> Tensor:
         """A whole tensor."""
-        shape = self.shapes[name]
-        return self.rows(name, 0, shape[0] if shape else 1)
+        return self.box(name, ())
 
-    def rows(self, name: str, start: int, stop: int) -> Tensor:
-        """Rows (entries of the first axis) of a tensor, (stop - start, ...); a scalar is read whole."""
+    def box(self, name: str, box: Box) -> Tensor:
+        """A box of a tensor: (start, stop) on its leading axes; the others are read whole."""
         if (entry := self.whole(name)) is not None:
-            return read_rows(self.descriptor(entry.file), entry, start, stop)
-        found = torch.empty((stop - start, *self.shapes[name][1:]), dtype=TORCH_DTYPES[self.dtype(name)])
+            return read_box(self.descriptor(entry.file), entry, box)
+        box = (*box, *((0, length) for length in self.shapes[name][len(box) :]))
+        found = torch.empty([stop - start for start, stop in box], dtype=TORCH_DTYPES[self.dtype(name)])
         for part in self.parts[name]:
-            first, last = max(start, part.box[0][0]), min(stop, part.box[0][1])
-            if first >= last:
+            common = [(max(a, c), min(b, d)) for (a, b), (c, d) in zip(box, part.box, strict=True)]
+            if any(first >= last for first, last in common):
                 continue
             entry = self.entries[part.stored]
-            skipped = 0 if part.drops_first else first - part.box[0][0]
-            count = part.rows if part.drops_first else last - first
-            begin = part.start + skipped
-            rows = read_rows(self.descriptor(entry.file), entry, begin, begin + count)
-            place = (slice(first - start, last - start), *(slice(*pair) for pair in part.box[1:]))
-            found[place] = rows.unsqueeze(0) if part.drops_first else rows
+            inside = [(a - c, b - c) for (a, b), (c, _) in zip(common, part.box, strict=True)][part.drops_first :]
+            if inside:
+                inside[0] = (part.start + inside[0][0], part.start + inside[0][1])
+            values = read_box(self.descriptor(entry.file), entry, tuple(inside))
+            place = tuple(slice(a - c, b - c) for (a, b), (c, _) in zip(common, box, strict=True))
+            found[place] = values.unsqueeze(0) if part.drops_first else values
         return found

@@ -19,15 +19,21 @@ from .checkpoint import Checkpoint, open_checkpoint
 from .config import GrowthConfig
 from .drift import Drift, compare_logits
 from .gradients import GradientReach, reach
+from .hub_layout import Box
 from .job import GROWTH_FILE, GrowthJob, prepare_growth
 from .probe_text import probe_ids
 from .recipe import Recipe
 from .tensors import TORCH_DTYPES, StoredTensors
 from .verify import allowed_drift, copies_apart
 from .verify_report import VerifyReport, conclude
-from .writer import check_values, hash_file
+from .writer import check_values, equal_bytes, hash_file
 
 __all__ = ["verify_checkpoint"]
+
+_NOT_RUN = (
+    "logits, loss and gradients are not known: the weights are quantised, and were compared byte for byte with those "
+    "of their source layers"
+)
 
 
 def verify_checkpoint(
@@ -65,10 +71,16 @@ def verify_checkpoint(
     ids, origin = probe_ids(job.checkpoint.folder, job.plan.source_config, text)
     shapes = {name: recipe.shape for name, recipe in job.recipes.items()}
     stored = StoredTensors(checkpoint=after, parts=job.target.parts, entries=after.entries, shapes=shapes)
+    allowed: float | None = None
     with job.source, stored:
-        worst, wrong, differ = _compare_weights(job, stored)
-        drift, reached, more = _compare_functions(job, stored, ids, gradients)
-    dtype = _rounded(job) or TORCH_DTYPES[job.source.dtype(job.plan.recipes[0].source)]
+        if job.quantisation is not None:
+            worst, wrong, differ = *_compare_bytes(job, after), True
+            drift, reached, more = None, None, [_NOT_RUN]
+        else:
+            worst, wrong, differ = _compare_weights(job, stored)
+            drift, reached, more = _compare_functions(job, stored, ids, gradients)
+            dtype = _rounded(job) or TORCH_DTYPES[job.source.dtype(job.plan.recipes[0].source)]
+            allowed = allowed_drift(job.plan, dtype, worst)
     report = conclude(
         job.plan,
         tensors=len(after.entries),
@@ -78,7 +90,7 @@ def verify_checkpoint(
         finite=True,  # every number was looked at
         ties_kept=True,  # the names say so: a tied tensor is stored once
         drift=drift,
-        allowed=allowed_drift(job.plan, dtype, worst),
+        allowed=allowed,
         reach=reached,
         hashes_match=hashes,
         n_tokens=0 if drift is None else ids.numel(),
@@ -124,6 +136,16 @@ def _compare_hashes(after: Checkpoint) -> tuple[bool | None, list[str]]:
     return stated == {name: hash_file(after.path(name)) for name in after.files}, []
 
 
+def _compare_bytes(job: GrowthJob, after: Checkpoint) -> tuple[float, list[str]]:
+    """(0 where every tensor is its source's byte for byte, else infinity; those that are not)."""
+    wrong = [
+        name
+        for name, recipe in job.recipes.items()
+        if not equal_bytes(after, after.entries[name], job.checkpoint, job.match.entries[recipe.source])
+    ]
+    return math.inf if wrong else 0.0, wrong
+
+
 def _compare_weights(job: GrowthJob, after: StoredTensors) -> tuple[float, list[str], bool]:
     """(largest relative error of summed shares, tensors beyond rounding, whether copies differ)."""
     worst, wrong, differ = 0.0, [], True
@@ -139,34 +161,37 @@ def _compare_weights(job: GrowthJob, after: StoredTensors) -> tuple[float, list[
 def _tensor_error(source: StoredTensors, after: StoredTensors, recipe: Recipe) -> tuple[float, float, bool]:
     """(largest relative error, what one unit of rounding is, whether copies differ or there is nothing to differ)."""
     worst, epsilon, apart, weight = 0.0, 0.0, False, False
-    for start, stop in recipe.blocks():
-        before = source.rows(recipe.source, start, stop)
+    for block in recipe.blocks():
+        before = source.box(recipe.source, block)
         epsilon = torch.finfo(recipe.dtype or before.dtype).eps if before.is_floating_point() else 0.0
         if not recipe.shape:
             found, expected = after.tensor(recipe.target).double(), recipe.expected_sum(before)
         else:
-            found, expected, differ = _fold(recipe, before, start, after)
+            found, expected, differ = _fold(recipe, before, block, after)
             apart, weight = apart or differ, weight or bool((before != 0).any())
         if before.numel():
             size = max(before.double().abs().max().item(), abs(recipe.offset), torch.finfo(torch.float64).tiny)
             worst = max(worst, (found - expected).abs().max().item() / size)
-    reads = recipe.reads is not None and recipe.index(recipe.reads) is not None
+    reads = recipe.reads is not None and recipe.index(recipe.reads) is not None and not recipe.fills
     return worst, epsilon, apart or not reads or not weight
 
 
-def _fold(recipe: Recipe, before: Tensor, start: int, after: StoredTensors) -> tuple[Tensor, Tensor, bool]:
-    """Of the grown rows that come from some rows of the source.
+def _fold(recipe: Recipe, before: Tensor, block: Box, after: StoredTensors) -> tuple[Tensor, Tensor, bool]:
+    """Of what comes from a block of the source.
 
     Returns:
-        Their summed shares; what these should be; both float64. And whether copies of an input differ in them.
+        The summed shares; what these should be; both float64. And whether copies of an input differ in them.
     """
-    positions, expected = recipe.expected_rows(before, start)
-    first, last = int(positions[0]), int(positions[-1]) + 1
-    grown = after.rows(recipe.target, first, last)[positions - first]
+    positions, expected = recipe.expected_block(before, block)
+    span = tuple((int(units[0]), int(units[-1]) + 1) for units in positions)
+    grown = after.box(recipe.target, span)
+    for axis, (units, (first, last)) in enumerate(zip(positions, span, strict=True)):
+        if len(units) != last - first:
+            grown = grown.index_select(axis, units - first)
     index, apart = None if recipe.reads is None else recipe.index(recipe.reads), False
     if recipe.reads is not None and index is not None:
-        apart = copies_apart(grown, recipe.reads, index[positions] if recipe.reads == 0 else index)
-    return recipe.fold_rows(grown.double(), positions, start, len(before)), expected, apart
+        apart = copies_apart(grown, recipe.reads, index[positions[recipe.reads]])
+    return recipe.fold_block(grown, block), expected, apart
 
 
 def _rounded(job: GrowthJob) -> torch.dtype | None:

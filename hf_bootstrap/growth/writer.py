@@ -1,11 +1,14 @@
 """Carries a growth out on disk, tensor by tensor, in memory that does not depend on the model.
 
-Unchanged tensors are copied as byte ranges, the others grown in blocks of rows. What is done is noted after it is
+Unchanged tensors are copied as byte ranges, the others grown in blocks. What is done is noted after it is
 safe on disk, so a killed writer goes on where it was. Choosing the folder and showing it when complete is for `stream`.
 """
 
 import errno
+import functools
 import hashlib
+import itertools
+import math
 import os
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,46 +23,74 @@ from torch import Tensor
 from ..errors import CorruptFileError, GrowthError
 from ..store import read_json, write_json
 from .checkpoint import DTYPES, Checkpoint, Entry
-from .hub_layout import Part
+from .hub_layout import Box, Part
 from .job import GrowthJob
 from .layout import Shard
 from .recipe import Recipe
 
-__all__ = ["PROGRESS", "check_values", "hash_file", "write_shards"]
+__all__ = ["PROGRESS", "check_values", "equal_bytes", "hash_file", "write_shards"]
 
 PROGRESS = "progress.json"
 
-# The exponent's bits; all of them set is NaN or infinity.
+# The exponent's bits; all of them set is NaN or infinity. (Types of one byte without infinity: the bits of NaN.)
 _EXPONENT = {
     "F64": (np.uint64, 0x7FF0_0000_0000_0000), "F32": (np.uint32, 0x7F80_0000),
     "F16": (np.uint16, 0x7C00), "BF16": (np.uint16, 0x7F80),
+    "F8_E5M2": (np.uint8, 0x7C), "F8_E4M3": (np.uint8, 0x7F), "F8_E8M0": (np.uint8, 0xFF),
 }  # fmt: skip
 
 _PIECE = 2**23  # bytes read at once
+_HASHED = 2**18  # bytes hashed at once: they stay in the processor's cache
 _SYNC_EVERY = 2**28  # bytes after which what was written is made safe and noted
+
+
+class _Digest:
+    """SHA-256 of a file that is still being written, read back from it piece by piece."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.position, self.sha256 = path, 0, hashlib.sha256()
+
+    def read(self, stop: int) -> None:
+        """Go on to byte `stop`; what lies before it is not written to any more."""
+        buffer = memoryview(bytearray(_HASHED))
+        with open(self.path, "rb", buffering=0) as file:
+            while self.position < stop:
+                count = os.preadv(file.fileno(), [buffer[: min(_HASHED, stop - self.position)]], self.position)
+                if count == 0:
+                    raise CorruptFileError(f"{self.path} is shorter than what was written to it. Is the disk failing?")
+                self.sha256.update(buffer[:count])
+                self.position += count
+
+    def finish(self, stop: int) -> str:
+        """The whole file's, in hexadecimal."""
+        self.read(stop)
+        return self.sha256.hexdigest()
 
 
 @dataclass
 class _Work:
-    """What the writing of one growth shares."""
+    """What the writing of one growth shares: what is done, the last block, and the thread that hashes behind it."""
 
     job: GrowthJob
     folder: Path
     done: dict[str, int]
-    hot: dict[tuple[str, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
+    hashing: ThreadPoolExecutor
+    hot: dict[tuple[str, Box], tuple[list[Tensor], Tensor]] = field(default_factory=dict)
 
-    def note(self, shard: Shard, entries: int) -> None:
+    def make_safe(self, descriptor: int, shard: Shard, entries: int) -> None:
+        """Sync what was written to a shard, and note that so many of its entries are on the disk."""
+        os.fdatasync(descriptor)
         self.done[shard.name] = entries
         write_json(self.folder.parent / PROGRESS, {"fingerprint": self.job.fingerprint, "done": self.done})
 
-    def block(self, recipe: Recipe, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """The grown rows that come from some rows of the source. The last ones are kept: pieces share them."""
-        if (recipe.target, start) not in self.hot:
+    def block(self, recipe: Recipe, block: Box) -> tuple[list[Tensor], Tensor]:
+        """What comes from a block of the source, see `Recipe.grow_block`. The last one is kept: pieces share it."""
+        if (recipe.target, block) not in self.hot:
             self.hot.clear()
-            rows, plan = self.job.source.rows(recipe.source, start, stop), self.job.plan
-            after = None if recipe.after is None else self.job.source.rows(recipe.after, start, stop)
-            self.hot[recipe.target, start] = recipe.grow_rows(rows, start, plan.operator, plan.growth.seed, after)
-        return self.hot[recipe.target, start]
+            part, plan = self.job.source.box(recipe.source, block), self.job.plan
+            after = None if recipe.after is None else self.job.source.box(recipe.after, block)
+            self.hot[recipe.target, block] = recipe.grow_block(part, block, plan.operator, plan.growth.seed, after)
+        return self.hot[recipe.target, block]
 
 
 def write_shards(job: GrowthJob, folder: Path) -> dict[str, str]:
@@ -78,14 +109,13 @@ def write_shards(job: GrowthJob, folder: Path) -> dict[str, str]:
         GrowthError: a tensor of the source holds NaN or infinity, or tied tensors differ.
         OSError: the disk is full or failing.
     """
-    work = _Work(job, folder, _earlier(folder, job.fingerprint))
-    # Reading back and looking for NaN go on beside the writing; numpy and hashlib let other threads run.
-    with ThreadPoolExecutor(max_workers=2) as beside, job.source:
+    # Looking for NaN and reading back go on beside the writing, each in a thread of its own; numpy and hashlib let
+    # other threads run.
+    one = functools.partial(ThreadPoolExecutor, max_workers=1)
+    with one() as beside, one() as hashing, job.source:
+        work = _Work(job, folder, _earlier(folder, job.fingerprint), hashing)
         checks = beside.submit(check_values, job.checkpoint, job.match.entries.values(), job.match.aliases)
-        hashes: dict[str, Future[str]] = {}
-        for shard in job.shards:
-            _write_shard(work, shard, checks)
-            hashes[shard.name] = beside.submit(hash_file, folder / shard.name)
+        hashes = {shard.name: _write_shard(work, shard, checks) for shard in job.shards}
         checks.result()
         return {name: future.result() for name, future in hashes.items()}
 
@@ -105,14 +135,20 @@ def check_values(checkpoint: Checkpoint, entries: Iterable[Entry], aliases: Iter
                     f"{entry.name} holds NaN or infinity; a grown model would inherit it. Use a sound checkpoint."
                 )
     for alias, first in aliases:
-        same = (alias.dtype, alias.shape) == (first.dtype, first.shape)
-        pairs = zip(_pieces(checkpoint, alias), _pieces(checkpoint, first), strict=True) if same else ()
-        if not same or any(a != b for a, b in pairs):
+        if not equal_bytes(checkpoint, alias, checkpoint, first):
             raise GrowthError(
                 f"{alias.name} and {first.name} are one tensor in this architecture, but {checkpoint.folder} holds two "
                 "that differ. Growth would lose one of the two; make the config say what the model is "
                 "(tie_word_embeddings)."
             )
+
+
+def equal_bytes(checkpoint: Checkpoint, entry: Entry, other: Checkpoint, another: Entry) -> bool:
+    """Whether two tensors on disk have the same dtype, shape and bytes."""
+    if (entry.dtype, entry.shape) != (another.dtype, another.shape):
+        return False
+    pairs = zip(_pieces(checkpoint, entry), _pieces(other, another), strict=True)
+    return all(a == b for a, b in pairs)
 
 
 def hash_file(path: Path) -> str:
@@ -129,9 +165,10 @@ def _earlier(folder: Path, fingerprint: str) -> dict[str, int]:
     return dict(record["done"]) if record.get("fingerprint") == fingerprint else {}
 
 
-def _write_shard(work: _Work, shard: Shard, checks: "Future[None]") -> None:
-    done = work.done.get(shard.name, 0)
-    descriptor = os.open(work.folder / shard.name, os.O_RDWR | os.O_CREAT, 0o666)
+def _write_shard(work: _Work, shard: Shard, checks: "Future[None]") -> "Future[str]":
+    """Write what an earlier call has not; the file's SHA-256 follows."""
+    done, digest = work.done.get(shard.name, 0), _Digest(work.folder / shard.name)
+    descriptor = os.open(digest.path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         if done == 0:
             os.ftruncate(descriptor, shard.size)  # a limit on file sizes speaks up now
@@ -140,17 +177,15 @@ def _write_shard(work: _Work, shard: Shard, checks: "Future[None]") -> None:
         for number, entry in enumerate(shard.entries[done:], start=done + 1):
             _write_tensor(work, descriptor, entry)
             unsafe += entry.stop - entry.start
-            if unsafe >= _SYNC_EVERY:
+            if unsafe >= _SYNC_EVERY or number == len(shard.entries):
                 if checks.done():
                     checks.result()  # stop early where the source is not sound
-                os.fdatasync(descriptor)
-                work.note(shard, number)
+                work.hashing.submit(digest.read, entry.stop)
+                work.make_safe(descriptor, shard, number)
                 unsafe = 0
-        if done < len(shard.entries):
-            os.fsync(descriptor)
-            work.note(shard, len(shard.entries))
     finally:
         os.close(descriptor)
+    return work.hashing.submit(digest.finish, shard.size)
 
 
 def _write_tensor(work: _Work, descriptor: int, entry: Entry) -> None:
@@ -170,35 +205,37 @@ def _write_part(work: _Work, descriptor: int, entry: Entry, part: Part) -> None:
         grown = recipe.grow(source.tensor(recipe.source), plan.operator, plan.growth.seed)
         _write(descriptor, _bytes_of(grown), place)
     else:
-        for start, stop in _blocks(recipe, part):
-            _write_rows(descriptor, entry, part, *work.block(recipe, start, stop))
+        for block in recipe.blocks(part.box):
+            _write_block(descriptor, entry, part, *work.block(recipe, block))
 
 
-def _blocks(recipe: Recipe, part: Part) -> list[tuple[int, int]]:
-    """Those blocks of a recipe that make rows of a part."""
-    first, last = part.box[0]
-    if (index := recipe.index(0)) is not None:
-        first, last = int(index[first:last].min()), int(index[first:last].max()) + 1
-    return [(start, stop) for start, stop in recipe.blocks() if start < last and stop > first]
-
-
-def _write_rows(descriptor: int, entry: Entry, part: Part, positions: Tensor, made: Tensor) -> None:
-    """Put grown rows where they belong, neighbours in one write."""
-    inside = (positions >= part.box[0][0]) & (positions < part.box[0][1])
-    if not bool(inside.all()):
-        positions, made = positions[inside], made[inside]
-    made = made[(slice(None), *(slice(*pair) for pair in part.box[1:]))]
-    place = entry.start + part.start * entry.row_bytes
-    data = _bytes_of(made)
-    if part.drops_first:
-        _write(descriptor, data, place)
+def _write_block(descriptor: int, entry: Entry, part: Part, positions: list[Tensor], made: Tensor) -> None:
+    """Put what a block made where it belongs, as far as it belongs to a part; neighbours in one write."""
+    places = []
+    for axis, (units, (first, last)) in enumerate(zip(positions, part.box, strict=True)):
+        inside = (units >= first) & (units < last)
+        if not bool(inside.all()):
+            made, units = made.index_select(axis, torch.nonzero(inside).flatten()), units[inside]
+        places.append(units - first)
+    if not made.numel():
         return
-    breaks = torch.nonzero(positions.diff() != 1).flatten().tolist()
-    starts, stops = [0, *(b + 1 for b in breaks)], [*(b + 1 for b in breaks), len(positions)]
-    for first, last in zip(starts, stops, strict=True):
-        if first < last:
-            row = int(positions[first]) - part.box[0][0]
-            _write(descriptor, data[first * entry.row_bytes : last * entry.row_bytes], place + row * entry.row_bytes)
+    places = places[part.drops_first :]
+    places[0] = places[0] + part.start
+    # From the last axis on that is not written whole, neighbours lie next to each other.
+    cut = max((axis for axis, units in enumerate(places) if len(units) != entry.shape[axis]), default=0)
+    steps = [DTYPES[entry.dtype] * math.prod(entry.shape[axis + 1 :]) for axis in range(cut + 1)]
+    data, width, runs = _bytes_of(made), steps[cut], _runs(places[cut])
+    for number, outer in enumerate(itertools.product(*(units.tolist() for units in places[:cut]))):
+        place = entry.start + sum(unit * step for unit, step in zip(outer, steps, strict=False))
+        begin = number * len(places[cut]) * width
+        for first, last, unit in runs:
+            _write(descriptor, data[begin + first * width : begin + last * width], place + unit * width)
+
+
+def _runs(units: Tensor) -> list[tuple[int, int, int]]:
+    """The runs of neighbours in ascending numbers: (first, behind the last, number of the first) of each."""
+    breaks = [int(b) + 1 for b in torch.nonzero(units.diff() != 1).flatten()]
+    return [(a, b, int(units[a])) for a, b in itertools.pairwise([0, *breaks, len(units)])]
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:

@@ -20,6 +20,7 @@ from .zoo import tiny_config, tiny_model
 CONVERTED = ("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "deepseek_v3", "olmoe", "olmo_hybrid")
 DEEPER, WIDER = GrowthConfig(depth=2, depth_method="interpose"), GrowthConfig(width=2)
 SILENT, BOTH = GrowthConfig(depth=2, depth_method="identity"), GrowthConfig(depth=2, depth_method="midas", width=2)
+PADDED, NEXT = GrowthConfig(width_method="zero_pad", intermediate_size=56), GrowthConfig(width=2, width_method="aki")
 
 
 def tensors(folder):
@@ -28,8 +29,14 @@ def tensors(folder):
 
 @pytest.mark.parametrize(
     ("model_type", "growth"),
-    [*((name, SILENT) for name in CONVERTED), *((name, BOTH) for name in CONVERTED), ("hrm_text", DEEPER)],
-    ids=lambda value: value if isinstance(value, str) else str(value.depth_method),
+    [
+        *((name, SILENT) for name in CONVERTED),
+        *((name, BOTH) for name in CONVERTED),
+        *((name, PADDED) for name in ("mixtral", "gpt_oss", "phimoe")),
+        *((name, NEXT) for name in ("mixtral", "gpt_oss")),
+        ("hrm_text", DEEPER),
+    ],
+    ids=lambda value: value if isinstance(value, str) else f"{value.depth_method}-{value.width_method}",
 )
 def test_a_grown_checkpoint_is_what_save_pretrained_writes_of_the_model_grown_in_memory(
     tmp_path, monkeypatch, model_type, growth

@@ -6,6 +6,8 @@ import os
 import re
 import resource
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -306,12 +308,35 @@ def sparse(folder, config):
     return folder
 
 
-def test_a_forecast_knows_that_one_expert_is_made_at_a_time(tmp_path):
-    base = sparse(tmp_path / "base", MixtralConfig(num_hidden_layers=1, dtype="bfloat16"))
-    wider = forecast_growth(prepare_growth(base, WIDER), tmp_path / "grown")
-    expert = 2 * 28672 * 8192  # gate and up of the grown model; 12 bytes of memory for each were measured
-    assert 12 * expert < wider.peak_ram < 20 * expert
-    assert forecast_growth(prepare_growth(base, DEEPER), tmp_path / "grown").peak_ram < 0.6e9
+def test_the_memory_that_growth_needs_does_not_grow_with_an_expert(tmp_path):
+    needs = []
+    for number, size in enumerate((14336, 4 * 14336)):  # Mixtral's, and larger
+        config = MixtralConfig(num_hidden_layers=1, intermediate_size=size, dtype="bfloat16")
+        base = sparse(tmp_path / f"base{number}", config)
+        needs.append(forecast_growth(prepare_growth(base, WIDER), tmp_path / "grown").peak_ram)
+    assert needs[0] == pytest.approx(needs[1], rel=0.01)
+    assert max(needs) < 0.6e9
+    assert forecast_growth(prepare_growth(base, DEEPER), tmp_path / "grown").peak_ram <= max(needs)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is asked of Linux")
+def test_growing_large_experts_takes_as_much_memory_as_growing_small_ones(tmp_path):
+    script = (
+        "import re, sys; from hf_bootstrap import GrowthConfig, grow_checkpoint\n"
+        "grow_checkpoint(sys.argv[1], sys.argv[2], GrowthConfig(width=2))\n"
+        "print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"
+    )
+    peaks = []
+    for size in (256, 16384):
+        config = MixtralConfig(hidden_size=1024, intermediate_size=size, num_hidden_layers=1, num_local_experts=2,
+                               num_attention_heads=16, vocab_size=1000, dtype="bfloat16")  # fmt: skip
+        arguments = [sparse(tmp_path / f"base{size}", config), tmp_path / f"grown{size}"]
+        done = subprocess.run([sys.executable, "-c", script, *arguments], check=True, capture_output=True, text=True)
+        peaks.append(int(done.stdout) * 1024)
+    expert = 2 * 2 * 16384 * 2 * 1024 * 2  # bytes of gate and up of one grown expert
+    assert peaks[1] - peaks[0] < expert // 2
+    assert max(peaks) < 900e6
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of memory is asked of Linux")
