@@ -1,12 +1,12 @@
 """`hf-bootstrap compare`: which forms of law these points speak for."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from .bars import announce
 from .choosing import named_columns, wanted_rows
 
 __all__ = ["compare"]
@@ -29,11 +29,10 @@ def compare(
     """
     from ..laws.evidence import compare_forms
 
-    if sys.stderr.isatty() and not quiet:
-        told = (
-            "Fitting each form, and again without every row and base: seconds for dozens of rows, minutes for hundreds"
-        )
-        typer.echo(f"{told} ...", err=True)
+    announce(
+        "Fitting each form, and again without every row and base: seconds for dozens of rows, minutes for hundreds",
+        quiet=quiet,
+    )
     found = compare_forms(
         points,
         [name.strip() for name in forms.split(",") if name.strip()] or None,

@@ -1,12 +1,12 @@
 """`hf-bootstrap fit`: points in, a law out."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from .bars import announce
 from .choosing import named_columns, wanted_rows
 
 __all__ = ["fit"]
@@ -33,8 +33,7 @@ def fit(
     from ..laws.law import ScalingLaw
 
     law = ScalingLaw(form, objective=objective, delta=delta)
-    if sys.stderr.isatty() and not quiet:
-        typer.echo("Fitting, and holding the result against laws without saturation: some seconds ...", err=True)
+    announce("Fitting, and holding the result against laws without saturation: some seconds", quiet=quiet)
     law.fit(points, where=wanted_rows(where), columns=named_columns(columns), n_params_are=n_params_are)
     if out is not None:
         law.save_pretrained(out)

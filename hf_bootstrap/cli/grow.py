@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .bars import progress_bar
 from .loading import loading_for_good
 
 __all__ = ["grow"]
@@ -83,11 +84,13 @@ def _grow(
     """Grow the model and what travels with it, and say what was done; `adapter`: its folder, whether to merge it."""
     with loading_for_good():
         from ..growth.stream import grow_checkpoint
+    from ..units import format_bytes
 
     folder, merge = adapter
     _check_optimizer(source, optimizer)
     base = source if folder is None else _with_adapter(source, target, folder, merge=merge)
-    report = grow_checkpoint(base, target, config, **options)
+    with progress_bar(format_bytes) as show:
+        report = grow_checkpoint(base, target, config, on_progress=show, **options)
     more = _companions(source, target, config, None if merge else folder, optimizer)
     if as_json:
         typer.echo(json.dumps({**report.to_dict(), **{name: part.to_dict() for name, part in more.items()}}, indent=2))

@@ -41,9 +41,9 @@ def run(
     if not before:
         every = parse_count(save_every, "--save-every") if save_every else max(spec.tokens // 10, 1)
         # Trainer prints its logs; standard output is for the answer.
-        bar = progress_bar(spec.tokens, format_count, "tokens", quiet=quiet or as_json or _rank() > 0)
-        with contextlib.redirect_stdout(sys.stderr), _terminable(), bar as report:
-            _train(here, every, report)
+        bar = progress_bar(format_count, "tokens", quiet=quiet or as_json or _rank() > 0)
+        with contextlib.redirect_stdout(sys.stderr), _terminable(), bar as show:
+            _train(here, every, None if show is None else lambda done: show(done, spec.tokens))
     if _rank() == 0:
         _say(here, before, as_json)
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from .bars import announce
 from .loading import loading_for_good
 
 __all__ = ["verify"]
@@ -28,6 +29,7 @@ def verify(
     with loading_for_good():
         from ..growth.verify_files import verify_checkpoint
 
+    announce("Reading both checkpoints, and running one layer at a time: seconds for small models, minutes for large")
     report = verify_checkpoint(source, grown, None if text is None else _read(text), gradients=gradients)
     if as_json:
         typer.echo(json.dumps(report.to_dict(), indent=2))

@@ -5,6 +5,7 @@ The whole job on one page: open, plan, lay out, write beside the target, prove, 
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,7 @@ def grow_checkpoint(
     revision: str | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> GrowthReport:
     """Grow a checkpoint folder on disk; memory does not grow with the model.
 
@@ -99,6 +101,7 @@ def grow_checkpoint(
         trust_remote_code: run the modelling code that came with the checkpoint; needs a name on the Hub and a
             revision that is a commit (40 hexadecimal digits).
         allow_pickle: read pickled weights (`pytorch_model.bin`) with torch's `weights_only` guard.
+        on_progress: told after each tensor how many bytes of weights are written, and of how many.
 
     Raises:
         GrowthError: the request or the weights make no sense; nothing is left behind.
@@ -129,7 +132,7 @@ def grow_checkpoint(
     with working_in(hidden, target, job) as work:
         folder = work / "model"
         folder.mkdir(exist_ok=True)
-        hashes = write_shards(job, folder)
+        hashes = write_shards(job, folder, on_progress)
         report = _report(job, target, hashes)
         _write_the_rest(job, folder, report)
         _check_structure(job, folder)

@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,6 +75,8 @@ class _Work:
     folder: Path
     done: dict[str, int]
     hashing: ThreadPoolExecutor
+    on_progress: Callable[[int, int], None] | None
+    behind: int = 0  # bytes of the shards before this one
     hot: dict[tuple[str, Box], tuple[list[Tensor], Tensor]] = field(default_factory=dict)
 
     def make_safe(self, descriptor: int, shard: Shard, entries: int) -> None:
@@ -93,7 +95,7 @@ class _Work:
         return self.hot[recipe.target, block]
 
 
-def write_shards(job: GrowthJob, folder: Path) -> dict[str, str]:
+def write_shards(job: GrowthJob, folder: Path, on_progress: Callable[[int, int], None] | None = None) -> dict[str, str]:
     """Write every shard of a grown checkpoint into a folder, going on where an earlier call was killed.
 
     The same plan and source give the same bytes, whatever the number of threads and however often it was killed.
@@ -101,6 +103,8 @@ def write_shards(job: GrowthJob, folder: Path) -> dict[str, str]:
     Args:
         job: the growth. What lies in the folder counts only if it was written under the same fingerprint.
         folder: where the shards go. What is done is noted beside it, in `PROGRESS`.
+        on_progress: told after each tensor how many bytes are written, those of an earlier call included, and of how
+            many.
 
     Returns:
         SHA-256 of every shard, read back from the file, in hexadecimal.
@@ -113,7 +117,7 @@ def write_shards(job: GrowthJob, folder: Path) -> dict[str, str]:
     # other threads run.
     one = functools.partial(ThreadPoolExecutor, max_workers=1)
     with one() as beside, one() as hashing, job.source:
-        work = _Work(job, folder, _earlier(folder, job.fingerprint), hashing)
+        work = _Work(job, folder, _earlier(folder, job.fingerprint), hashing, on_progress)
         checks = beside.submit(check_values, job.checkpoint, job.match.entries.values(), job.match.aliases)
         hashes = {shard.name: _write_shard(work, shard, checks) for shard in job.shards}
         checks.result()
@@ -176,6 +180,8 @@ def _write_shard(work: _Work, shard: Shard, checks: "Future[None]") -> "Future[s
         unsafe = 0
         for number, entry in enumerate(shard.entries[done:], start=done + 1):
             _write_tensor(work, descriptor, entry)
+            if work.on_progress:
+                work.on_progress(work.behind + entry.stop, work.job.size)
             unsafe += entry.stop - entry.start
             if unsafe >= _SYNC_EVERY or number == len(shard.entries):
                 if checks.done():
@@ -185,6 +191,7 @@ def _write_shard(work: _Work, shard: Shard, checks: "Future[None]") -> "Future[s
                 unsafe = 0
     finally:
         os.close(descriptor)
+    work.behind += shard.size
     return work.hashing.submit(digest.finish, shard.size)
 
 
