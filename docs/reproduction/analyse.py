@@ -13,6 +13,7 @@ from statistics import fmean, stdev
 import numpy as np
 
 from hf_bootstrap.errors import LawError, PointError
+from hf_bootstrap.laws import figures
 from hf_bootstrap.laws.across import compare_exponents
 from hf_bootstrap.laws.evidence import compare_forms
 from hf_bootstrap.laws.law import ScalingLaw
@@ -307,6 +308,29 @@ def won_back(curve: Sequence[tuple[int, float]], base: float) -> float:
     return float("inf")
 
 
+def forgetting_rows(points: Sequence[ScalingPoint], method: str) -> list[list[str]]:
+    """Loss on the base's own text: of the base, and after each second stage on another."""
+    bases = {(p.seed, p.tokens): p for p in points if p.method == "scratch" and p.phase == "end"}
+    own = ends(points, method)
+    marks = sorted({p.tokens for p in own})
+    rows = []
+    for d1 in sorted({p.base_tokens for p in own}):
+        home = {p.seed: bases[p.seed, d1].domain or "" for p in own if (p.seed, d1) in bases}
+        before = [bases[seed, d1].loss for seed in home]
+        after = [
+            [loss_on(p, home[p.seed]) for p in own if (p.base_tokens, p.tokens) == (d1, d2) and p.seed in home]
+            for d2 in marks
+        ]
+        rows.append([format_count(d1), spread(before), *(spread(losses) if losses else "–" for losses in after)])
+    return rows
+
+
+def loss_on(point: ScalingPoint, text: str) -> float:
+    """Nats per token on one of the evaluation sets."""
+    sums = point.eval[text]
+    return float(sums["sum"] or 0) / float(sums["count"] or 1)
+
+
 def rates_rows(points: Sequence[ScalingPoint], methods: Sequence[str]) -> list[list[str]]:
     """The corners of the grid at each peak learning rate: what the fixed rate of the study costs."""
     rows = []
@@ -398,6 +422,21 @@ def page(points: Sequence[ScalingPoint]) -> str:
                 recovery_rows(best, grown),
             ),
         ),
+        *(
+            section(
+                f"Forgetting: loss on fiction, {m}",
+                lambda m=m: table(  # type: ignore[misc]
+                    [
+                        "base, D1",
+                        "base",
+                        *(f"D2 = {format_count(d)}" for d in sorted({p.tokens for p in ends(best, m)})),
+                    ],
+                    forgetting_rows(best, m),
+                ),
+            )
+            for m in methods
+            if ends(best, m)[0].domain != "fiction"
+        ),
         section(
             "Was the rate fair?",
             lambda: table(
@@ -413,5 +452,14 @@ def page(points: Sequence[ScalingPoint]) -> str:
     return "\n".join([head, *parts])
 
 
+def draw(points: Sequence[ScalingPoint]) -> None:
+    """The three panels of every method's law."""
+    for method in methods_of(points):
+        law = ScalingLaw().fit(points, where={"method": method})
+        figures.three_panels(law).savefig(HERE / f"{method}.png", dpi=110, bbox_inches="tight")
+
+
 if __name__ == "__main__":
-    (HERE / "results.md").write_text(page(load()))
+    measured = load()
+    (HERE / "results.md").write_text(page(measured))
+    draw(best_rates(measured)[0])

@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import FitError
 from .fitting import fit_form, refit
 from .points import Points
-from .terms import FloatArray, LogLinear, Logs, Part, Term
+from .terms import FloatArray, LogLinear, Logs, Part, Term, add_up
 
 __all__ = ["Slices", "slice_exponents"]
 
@@ -76,6 +76,10 @@ class _SliceForm(LogLinear):
             level = np.full((len(theta), rows), np.log(max(self._floor, 1e-300)))
             found.append(Term(level, np.zeros((1, rows, len(self.parameters)))))
         return found
+
+    def log_loss(self, logs: Logs, theta: FloatArray) -> FloatArray:
+        # Of all terms: the floor that is given stands in no design.
+        return add_up(self.terms(logs, theta))[0]
 
     def starts(self, logs: Logs, loss: FloatArray) -> FloatArray:
         design = self.design(logs)[0][:, : 2 * len(self._levels)]
