@@ -121,10 +121,11 @@ def _draw_against_base(
 
     value, band = law.ask(exponents if what == "exponent" else factors)
     axis.plot(grid, value, color=ACCENT, lw=1.5, label="law, 95% band")
+    below, above = (value, value) if band is None or not np.isfinite(band).all() else band
     if what == "factor":  # a band that reaches 0 would fill a log axis with nothing
-        axis.set_ylim(value.min() / 6, value.max() * 6)
-    if band is not None and np.isfinite(band).all():
-        axis.fill_between(grid, np.maximum(band[0], 1e-9) if what == "factor" else band[0], band[1], **_BAND)
+        below = np.maximum(below, 1e-9)
+        axis.set_ylim(max(below.min() / 1.2, value.min() / 6), min(above.max() * 1.2, value.max() * 6))
+    axis.fill_between(grid, below, above, **_BAND)
     count_axis(axis, "first-stage tokens D1")
 
 
