@@ -154,7 +154,10 @@ def _check_names(
     left_out: list[str] = []
     for name, entry in entries.items():
         if (shape := layout.shapes.get(name)) is not None and entry.dtype in _PLAIN and entry.shape != shape:
-            raise GrowthError(f"{name} in {folder} is {list(entry.shape)}, and its config says {list(shape)}.")
+            raise GrowthError(
+                f"{name} in {folder} is {list(entry.shape)}, and its config says {list(shape)}. One of them belongs to "
+                "another model; restore the checkpoint."
+            )
         module, _ = _module_of(name, layout)
         if name in layout.shapes or name in layout.ties or module in modules:
             known.setdefault(module, []).append(name)
