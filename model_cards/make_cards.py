@@ -72,6 +72,11 @@ STUDIES = {
         REPRODUCTION,
         "stack",
     ),
+    "reproduction-widen-pad": (
+        "The reproduction: a 100k-parameter Llama widened by zero padding to twice its parameters, on unseen novels",
+        REPRODUCTION,
+        "widen-pad",
+    ),
     "reproduction-continue-same": (
         "The reproduction, control: a 100k-parameter Llama trained further on the same novels' kind of text",
         REPRODUCTION,
