@@ -3,9 +3,8 @@
     accelerate launch examples/cpt.py --model_name_or_path MODEL --base_tokens 6.5e9 \
         --train_file train.jsonl --validation_file held_out.jsonl --max_tokens 1B --output_dir out
 
-Every TrainingArguments flag works too, and a YAML file of flags instead. Points go to OUTPUT_DIR/points.jsonl, the
-model to OUTPUT_DIR; started again, it goes on from its newest complete checkpoint. Without a learning rate it takes the
-advised one. Without a model and files it trains a tiny Llama on Python code found on this machine, offline.
+Every TrainingArguments flag works too, or a YAML file of flags. Model and points.jsonl go to OUTPUT_DIR; started again
+it goes on. Without a rate it takes the advised one; without a model, a tiny Llama and Python code found here, offline.
 """
 
 import sys
@@ -18,7 +17,7 @@ from transformers import HfArgumentParser, LlamaConfig, LlamaForCausalLM, Traini
 
 from hf_bootstrap import GrowthConfig, ScalingCallback, bootstrap_from_pretrained
 from hf_bootstrap.errors import DataError
-from hf_bootstrap.growth.learning_rate import recorded_factors
+from hf_bootstrap.growth.learning_rate import factors_words, recorded_factors
 from hf_bootstrap.growth.plan import plan_growth
 from hf_bootstrap.store import RunFolder
 from hf_bootstrap.study.text import python_code, split_documents
@@ -78,10 +77,8 @@ def main() -> None:
     with args.main_process_first():
         files, tokenizer = pack_texts(given, output / "_text")  # a push leaves out what begins so: text is not for all
     sets = {
-        name: data.PackedBlocks(
-            path, given.block_size, keep_tail=name.startswith("held"), isolate=given.isolate_documents
-        )
-        for name, path in files.items()
+        n: data.PackedBlocks(path, given.block_size, keep_tail=n.startswith("held"), isolate=given.isolate_documents)
+        for n, path in files.items()
     }
     step = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size * given.block_size
     args.max_steps = parse_count(given.max_tokens, "--max_tokens") // step
@@ -92,12 +89,9 @@ def main() -> None:
         train = Replay(train, sets["replay"], given.replay_ratio, blocks=args.max_steps * step // given.block_size)
     if len(train) * given.block_size < args.max_steps * step:
         print(f"{len(train) * given.block_size:,} tokens of text: some will be seen more than once.")
-
     growth = GrowthConfig.from_pretrained(given.growth) if given.growth else GrowthConfig()
-    tiny = LlamaConfig(
-        vocab_size=512, hidden_size=64, intermediate_size=176, num_hidden_layers=2, num_attention_heads=2
-    )
-    base = bootstrap_from_pretrained(given.model_name_or_path or LlamaForCausalLM(tiny), GrowthConfig())  # as it is
+    toy = LlamaConfig(vocab_size=512, hidden_size=64, intermediate_size=176, num_hidden_layers=2, num_attention_heads=2)
+    base = bootstrap_from_pretrained(given.model_name_or_path or LlamaForCausalLM(toy), GrowthConfig())  # as it is
     if given.tokenizer_name:
         added = change_vocabulary(base, data.load_tokenizer(given.model_name_or_path), tokenizer)
         print(f"Another tokenizer, {added:,} tokens are new: compare and fit bits_per_byte, not loss.")
@@ -111,7 +105,6 @@ def main() -> None:
         freezing.train_only_new_layers(model)
     if given.lora_r:
         model = freezing.add_lora(model, given.lora_r)
-
     base_tokens = parse_count(given.base_tokens, "--base_tokens")
     advised = advice.advise_second_stage(
         n_params=counting.measure_size(model).non_embedding, base_tokens=base_tokens, tokens=args.max_steps * step,
@@ -126,18 +119,16 @@ def main() -> None:
         schedule = Schedule(tokens=args.max_steps * step, warmup_tokens=warmup, decay_tokens=decay)
     rates = recorded_factors(model.config, [name for name, _ in model.named_parameters()])
     if args.should_save:
-        print(
-            f"Attention: {kernel.name} ({kernel.reason})\n{advised}\nPeak in use: {args.learning_rate:.3g}{of(rates)}"
-        )
+        print(f"Attention: {kernel.name} ({kernel.reason})\n{advised}")
+        print(f"Peak in use: {args.learning_rate:.3g}{factors_words(rates)}")
     method = "lora" if given.lora_r else "continue" if given.model_name_or_path else "scratch"
     grown = [str(growth.depth_method)] * growth.grows_depth + [f"expand-{growth.width_method}"] * growth.grows_width
     measure = ScalingCallback(
         {name: blocks for name, blocks in sets.items() if name.startswith("held")},
         base_tokens=base_tokens, method=given.method or "+".join(grown) or method, schedule=schedule,
-        forecast=given.forecast, base_decayed=given.base_decayed, batch_tokens=step,
-        n_params_base=base.num_parameters() if given.model_name_or_path else None,
+        forecast=given.forecast, base_decayed=given.base_decayed, batch_tokens=step, attention_reason=kernel.reason,
+        n_params_base=base.num_parameters() if given.model_name_or_path else None, attention=kernel.name,
         optimizer_reset=True if base_tokens else None, rewarm_tokens=warmup if base_tokens else None,
-        attention=kernel.name, attention_reason=kernel.reason,
     )  # fmt: skip
     every = int(args.save_steps) if args.save_strategy == "steps" else 0
     args.save_strategy = "no"  # Checkpoints says when, so that the newest complete one is never the one removed
@@ -153,11 +144,6 @@ def main() -> None:
         trainer.push_to_hub()  # the points too: they lie in the same folder
     if args.should_save:
         print(f"Points: {output / 'points.jsonl'}")
-
-
-def of(rates: dict[str, float]) -> str:
-    """How many tensors have a rate of their own, in words."""
-    return f", times {min(rates.values()):.3g} or more for {len(rates)} tensors that grew" if rates else ""
 
 
 def pack_texts(given: Arguments, folder: Path) -> tuple[dict[str, Path], Any]:
@@ -177,8 +163,11 @@ def pack_texts(given: Arguments, folder: Path) -> tuple[dict[str, Path], Any]:
     workers = given.preprocessing_num_workers
     files = prepare.pack_files(folder, names, tokenizer, processes=workers)
     if given.dataset_name:
-        asked = {"config": given.dataset_config_name, "documents": given.max_train_samples}
-        asked["streaming"] = given.streaming
+        asked = {
+            "config": given.dataset_config_name,
+            "documents": given.max_train_samples,
+            "streaming": given.streaming,
+        }
         files["train"] = prepare.pack_once(
             folder, "train", f"{given.dataset_name} {asked}",
             lambda: documents.read_hub_documents(given.dataset_name, **asked), tokenizer, processes=workers,

@@ -15,7 +15,14 @@ from transformers import PreTrainedConfig
 
 from .recipe import Recipe
 
-__all__ = ["LearningRateAdvice", "advise_learning_rate", "lasting_factors", "rate_factors", "recorded_factors"]
+__all__ = [
+    "LearningRateAdvice",
+    "advise_learning_rate",
+    "factors_words",
+    "lasting_factors",
+    "rate_factors",
+    "recorded_factors",
+]
 
 _MUP = "Yang et al. 2022 (muP), arXiv:2203.03466, table 8; derivation in the docstring of learning_rate"
 
@@ -102,6 +109,13 @@ def recorded_factors(config: PreTrainedConfig, names: Iterable[str]) -> dict[str
     kept = history[-1].get("rate_factors", {})
     found = {name: kept.get(name, kept.get(_any_layer(name), 1.0)) for name in names}
     return {name: float(factor) for name, factor in found.items() if factor != 1}
+
+
+def factors_words(factors: Mapping[str, float]) -> str:
+    """What `recorded_factors` gives, as the end of a sentence on the peak rate; empty where it gives nothing."""
+    if not factors:
+        return ""
+    return f", times {min(factors.values()):.3g} or more for {len(factors)} tensors that grew"
 
 
 def _any_layer(name: str) -> str:
