@@ -6,7 +6,6 @@ Into the Hub's own cache for those who only read, or into a folder that appears 
 import contextlib
 import fnmatch
 import os
-import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 from ..errors import HubError, StoreError
 from ..store import sync_folder, write_atomic
 from .patience import Patience, Say
-from .push import Kind, Remote, blob_ids, client, look
+from .push import REPO_ID, Kind, Remote, blob_ids, client, look
 from .refusals import failures, wrong
 
 __all__ = ["is_repo_id", "pull_files", "pull_folder"]
@@ -25,7 +24,7 @@ _OWN = ".cache/huggingface"  # what the client keeps beside the files that it fe
 
 def is_repo_id(text: str) -> bool:
     """Whether a text could be the name of a repository (``user/name``) rather than a path: no such folder is here."""
-    return bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", text)) and not Path(text).exists()
+    return bool(REPO_ID.fullmatch(text)) and not Path(text).exists()
 
 
 def pull_files(

@@ -20,6 +20,7 @@ from .patience import Patience, Say
 from .refusals import failures
 
 __all__ = [
+    "REPO_ID",
     "Content",
     "Kind",
     "Merge",
@@ -36,6 +37,8 @@ __all__ = [
 Kind = Literal["model", "dataset", "space"]
 Content = bytes | Path
 Merge = Callable[[bytes, bytes], bytes]  # what is there, what we bring -> what both say
+
+REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # user/name
 
 _MOST_FILES = 100_000
 # Left by programs in folders that people publish; never ours to send.
@@ -143,7 +146,7 @@ def check_name(repo_id: str) -> None:
     Raises:
         HubError: it is not of the form ``user/name``.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*", repo_id):
+    if not REPO_ID.fullmatch(repo_id):
         raise HubError(f"{repo_id!r} is no name of a repository on the Hub. Write user/name, such as me/code-law.")
 
 

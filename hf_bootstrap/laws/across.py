@@ -10,11 +10,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, final
 
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import FitError, LawError
+from .evidence import held_out_errors
 from .fitting import Fit, fit_form, refit
 from .points import Points
-from .resampling import FEW, MANY, Replicates, draw_clusters
+from .resampling import FEW, MANY, Replicates, draw_clusters, error_over_clusters
 from .starts import FLOORS, power_term_starts
 from .terms import FloatArray, LogLinear, Logs
 
@@ -118,9 +120,10 @@ def compare_exponents(points: Any, methods: Sequence[str], *, resamples: int = 5
     }
     out = np.array([bases == base for base in dict.fromkeys(bases)])
     fits = [fit_form(_Methods(len(rows), shared=shared), logs, loss) for shared in (True, False)]
-    missed = [_missed(fit, logs, loss, out) for fit in fits]
+    missed = [np.minimum(held_out_errors(fit, logs, loss, list(out)), 1.0) for fit in fits]
     gap = missed[0] - missed[1]
-    gap_low, gap_high = _over_bases(gap, out)
+    clusters = [np.flatnonzero(rows) for rows in out]
+    gap_low, gap_high = _around(gap, clusters)
     return SharedExponents(
         methods=tuple(methods),
         n_points=len(loss),
@@ -130,7 +133,7 @@ def compare_exponents(points: Any, methods: Sequence[str], *, resamples: int = 5
         gap=float(gap.mean()),
         gap_low=gap_low,
         gap_high=gap_high,
-        differences=_differences(methods, fits[1], logs, loss, out, resamples, seed),
+        differences=_differences(methods, fits[1], logs, loss, clusters, resamples, seed),
     )
 
 
@@ -171,31 +174,28 @@ def _bases(methods: Sequence[str], rows: Sequence[Points]) -> Any:
     )
 
 
-def _missed(fit: Fit, logs: Logs, loss: FloatArray, out: Any) -> FloatArray:
-    """The error of every row, predicted without its base; at most 1."""
-    found = refit(fit, logs, loss[None], (~out).astype(np.float64))
-    with np.errstate(over="ignore"):
-        missed = np.abs(np.expm1(fit.form.log_loss(logs, found.theta) - np.log(loss)))
-    return np.asarray(np.minimum(np.where(out, missed, 0.0).sum(axis=0), 1.0))
-
-
-def _over_bases(gap: FloatArray, out: Any) -> tuple[float, float]:
-    """The 95% interval of a mean over rows, t over the sums of the bases."""
+def _around(gap: FloatArray, bases: Sequence[npt.NDArray[np.int64]]) -> tuple[float, float]:
+    """The 95% interval of a mean over rows, t over the bases."""
     from scipy.special import stdtrit
 
-    sums = np.array([gap[rows].sum() for rows in out])
-    half = float(stdtrit(len(out) - 1, 0.975)) * (len(out) * sums.var(ddof=1)) ** 0.5 / len(gap)
+    half = float(stdtrit(len(bases) - 1, 0.975)) * error_over_clusters(gap, [bases])
     return float(gap.mean() - half), float(gap.mean() + half)
 
 
 def _differences(
-    methods: Sequence[str], fit: Fit, logs: Logs, loss: FloatArray, out: Any, resamples: int, seed: int
+    methods: Sequence[str],
+    fit: Fit,
+    logs: Logs,
+    loss: FloatArray,
+    bases: list[npt.NDArray[np.int64]],
+    resamples: int,
+    seed: int,
 ) -> tuple[Difference, ...]:
     """Of every pair of methods, from refits on the same resampled bases."""
-    weights = draw_clusters([[np.flatnonzero(rows) for rows in out]], len(loss), resamples, seed)
+    weights = draw_clusters([bases], len(loss), resamples, seed)
     theta = refit(fit, logs, loss[None], weights).theta
     replicates = Replicates(
-        theta=theta, method="bootstrap", unit="base", clusters=len(out), strata=np.zeros(resamples, dtype=np.int64)
+        theta=theta, method="bootstrap", unit="base", clusters=len(bases), strata=np.zeros(resamples, dtype=np.int64)
     )
     middle, m = float(logs["base_tokens"].mean()), len(methods)
     alpha2, alpha3 = (slice(k * m, (k + 1) * m) for k in (2, 3))

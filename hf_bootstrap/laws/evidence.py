@@ -17,10 +17,10 @@ from .fitted import completed
 from .fitting import Fit, fit_form, refit
 from .forms import FORMS, find_form
 from .points import Points
-from .resampling import FEW, find_clusters
-from .terms import FloatArray, Form
+from .resampling import FEW, error_over_clusters, find_clusters
+from .terms import FloatArray, Form, Logs
 
-__all__ = ["RIVALS", "Comparison", "FormScore", "compare_forms"]
+__all__ = ["RIVALS", "Comparison", "FormScore", "compare_forms", "held_out_errors"]
 
 _TWO_STAGE = (
     "bootstrap",
@@ -213,14 +213,16 @@ def _score(form: Form, points: Points, objective: str, delta: float) -> tuple[Fo
     by_base = None
     if len(clusters.strata[0]) >= FEW:
         parts = [rows for stratum in clusters.strata for rows in stratum]
-        by_base = np.minimum(_held_out(fit, points, [np.isin(np.arange(n), rows) for rows in parts]), 1.0)
+        by_base = np.minimum(
+            held_out_errors(fit, logs, points.loss, [np.isin(np.arange(n), rows) for rows in parts]), 1.0
+        )
     score = FormScore(
         form=form.name,
         n_params=k,
         error=float(missed.mean()),
         error_based=None if scratch.all() else float(missed[~scratch].mean()),
         error_scratch=float(missed[scratch].mean()) if scratch.any() else None,
-        leave_one_out=float(_held_out(fit, points, [np.arange(n) == row for row in range(n)]).mean()),
+        leave_one_out=float(held_out_errors(fit, logs, points.loss, [np.arange(n) == row for row in range(n)]).mean()),
         leave_base_out=None if by_base is None else float(by_base.mean()),
         largest_base_out=_largest_out(fit, points, points.base_tokens),
         largest_tokens_out=_largest_out(fit, points, points.tokens),
@@ -232,20 +234,19 @@ def _score(form: Form, points: Points, objective: str, delta: float) -> tuple[Fo
     return score, by_base
 
 
-def _held_out(fit: Fit, points: Points, parts: Sequence[npt.NDArray[np.bool_]]) -> FloatArray:
+def held_out_errors(fit: Fit, logs: Logs, loss: FloatArray, parts: Sequence[npt.NDArray[np.bool_]]) -> FloatArray:
     """The error of every row in `parts`, in row order, each part predicted from all other rows."""
-    logs = points.logs(fit.form)
     out = np.array(parts)
-    found = refit(fit, logs, points.loss[None], (~out).astype(np.float64))
+    found = refit(fit, logs, loss[None], (~out).astype(np.float64))
     with np.errstate(over="ignore"):
-        missed = np.abs(np.expm1(fit.form.log_loss(logs, found.theta) - np.log(points.loss)))
+        missed = np.abs(np.expm1(fit.form.log_loss(logs, found.theta) - np.log(loss)))
     return np.asarray(np.where(out, missed, 0.0).sum(axis=0)[out.any(axis=0)])
 
 
 def _largest_out(fit: Fit, points: Points, column: FloatArray | None) -> float | None:
     if column is None or len(np.unique(column[column > 0])) <= FEW:
         return None
-    return float(_held_out(fit, points, [column == column.max()]).mean())
+    return float(held_out_errors(fit, points.logs(fit.form), points.loss, [column == column.max()]).mean())
 
 
 def _t_width(points: Points) -> float:
@@ -262,11 +263,7 @@ def _rank(scores: Sequence[FormScore], missed: Sequence[FloatArray], points: Poi
     ranked = []
     for i in np.argsort(means, kind="stable"):
         gap = missed[i] - best
-        variance = 0.0
-        for stratum in strata:
-            sums = np.array([gap[rows].sum() for rows in stratum])
-            variance += len(sums) / (len(sums) - 1) * float(np.sum((sums - sums.mean()) ** 2)) if len(sums) > 1 else 0.0
-        half = width * variance**0.5 / len(gap)
+        half = width * error_over_clusters(gap, strata)
         behind = float(gap.mean())
         ranked.append(replace(scores[i], behind=behind, behind_low=behind - half, behind_high=behind + half))
     return ranked

@@ -16,7 +16,17 @@ from .noise import outliers
 from .points import Points
 from .terms import FloatArray
 
-__all__ = ["FEW", "MANY", "Clusters", "Replicates", "draw_clusters", "find_clusters", "no_replicates", "replicate"]
+__all__ = [
+    "FEW",
+    "MANY",
+    "Clusters",
+    "Replicates",
+    "draw_clusters",
+    "error_over_clusters",
+    "find_clusters",
+    "no_replicates",
+    "replicate",
+]
 
 MANY = 6  # clusters from which a bootstrap of clusters can be trusted
 _PERCENTILES = 30  # clusters below which the tails of the resamples are no guide to those of the estimate
@@ -268,3 +278,12 @@ def draw_clusters(groups: Sequence[list[npt.NDArray[np.int64]]], rows: int, resa
         for column, members in zip(counts.T, stratum, strict=True):
             weights[:, members] = column[:, None]
     return weights
+
+
+def error_over_clusters(values: FloatArray, strata: Sequence[Sequence[npt.NDArray[np.int64]]]) -> float:
+    """Standard error of the mean of `values` (rows,), where the rows of one cluster share their luck."""
+    variance = 0.0
+    for stratum in strata:
+        sums = np.array([values[rows].sum() for rows in stratum])
+        variance += len(sums) * float(sums.var(ddof=1)) if len(sums) > 1 else 0.0
+    return float(variance**0.5 / len(values))

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..hub.cards import render
 from ..laws.law import ScalingLaw
 from ..laws.report import summary_text
 from ..pages import fill
@@ -83,7 +84,7 @@ def write_report(
         if finding.law is not None:
             finding.law.save_pretrained(folder / f"law-{file_name(finding.method)}")
     context = _context(folder, points, findings, text or {})
-    write_atomic(folder / "report.md", fill("report.md", context, shown=_plain))
+    write_atomic(folder / "report.md", render("report.md", **context))
     write_atomic(folder / "report.html", fill("report.html", context))
     return folder / "report.html"
 
@@ -104,11 +105,6 @@ def terminal_summary(findings: Sequence[Finding], points: Sequence[ScalingPoint]
         )
         lines[-1] += f" {measured_words(finding)}"
     return "\n".join(lines)
-
-
-def _plain(value: Any) -> Any:
-    """A value inside Markdown: names and messages from files may neither make markup nor break a table."""
-    return re.sub(r"([\\`*_<>\[\]|#])", r"\\\1", value).replace("\n", " ") if isinstance(value, str) else value
 
 
 def _context(
