@@ -3,6 +3,7 @@
 import functools
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any, NoReturn
@@ -81,6 +82,7 @@ def _silence_bars() -> None:
 def _add(group: typer.Typer, command: Callable[..., None], panel: str | None = None) -> None:
     # The example stands where a reader's eye ends, below the options.
     about, _, example = inspect.cleandoc(command.__doc__ or "").partition("Example: ")
+    about = re.sub(r"(?<!\n)\n(?!\n)", " ", about.strip())  # lines as wide as the terminal, not as the source
     epilog = f"Example: {example}" if example else None
     group.command(help=about, epilog=epilog, rich_help_panel=panel)(_stoppable(command))
 

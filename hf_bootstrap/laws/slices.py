@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import FitError
 from .fitting import fit_form, refit
 from .points import Points
-from .terms import FloatArray, LogLinear, Logs, Part, Term, add_up
+from .terms import FloatArray, Form, Logs, Part, Term
 
 __all__ = ["Slices", "slice_exponents"]
 
@@ -44,7 +44,7 @@ class Slices:
     notes: tuple[str, ...]
 
 
-class _SliceForm(LogLinear):
+class _SliceForm(Form):
     """theta: ln C and a of every slice, then ln E unless the floor is given."""
 
     name = "slices"
@@ -60,7 +60,7 @@ class _SliceForm(LogLinear):
         self.parameters = (*factors, *exponents, "E") if floor is None else (*factors, *exponents)
         self.positive = frozenset({*factors, "E"})
 
-    def design(self, logs: Logs) -> Sequence[FloatArray]:
+    def _design(self, logs: Logs) -> Sequence[FloatArray]:
         member = (logs["base_tokens"][:, None] == self._levels).astype(float)
         v = logs["tokens"][:, None] - self._center
         curves = np.hstack([member, -member * v])
@@ -70,19 +70,15 @@ class _SliceForm(LogLinear):
         return [np.hstack([curves, zero]), np.hstack([0 * curves, one])]
 
     def terms(self, logs: Logs, theta: FloatArray) -> Sequence[Term | Part]:
-        found = list(super().terms(logs, theta))
+        found = [Term(theta @ matrix.T, matrix[None]) for matrix in self._design(logs)]
         if self._floor is not None:
             rows = len(logs["tokens"])
             level = np.full((len(theta), rows), np.log(max(self._floor, 1e-300)))
             found.append(Term(level, np.zeros((1, rows, len(self.parameters)))))
         return found
 
-    def log_loss(self, logs: Logs, theta: FloatArray) -> FloatArray:
-        # Of all terms: the floor that is given stands in no design.
-        return add_up(self.terms(logs, theta))[0]
-
     def starts(self, logs: Logs, loss: FloatArray) -> FloatArray:
-        design = self.design(logs)[0][:, : 2 * len(self._levels)]
+        design = self._design(logs)[0][:, : 2 * len(self._levels)]
         if self._floor is not None:
             above = np.maximum(loss - self._floor, 1e-3 * loss)
             return np.array([np.linalg.lstsq(design, np.log(above), rcond=None)[0]])
