@@ -92,15 +92,17 @@ class _Syncs:
 
 
 def overhead(folder, steps):
-    """The share inside the callback, in CPU and wall time, and A/B medians of a step in turns."""
+    """The share inside the callback, in CPU and wall time, and A/B medians of a step, in pairs begun in turns."""
     held = {"held": PackedBlocks(folder / "held", BLOCK, keep_tail=True)}
     inside, inside_wall, waited, ours, plain = [], [], [], [], []
-    for turn in range(6):
+    for turn in range(8):
         callback.time = counting.time = _CpuClock if turn % 2 else time
         os.fsync = syncs = _Syncs()
         marks = [n * steps // 6 * BATCH * BLOCK for n in range(1, 6)]
         measure = ScalingCallback(held, base_tokens=0, marks=marks, forecast=True, batch_tokens=BATCH * BLOCK,
                                   points_file=folder / f"points-{turn}.jsonl")  # fmt: skip
+        if turn % 4 < 2:
+            plain.append(train(folder, steps, None)[0].median)
         times, size = train(folder, steps, measure)
         os.fsync = syncs._sync
         if turn % 2:
@@ -109,15 +111,21 @@ def overhead(folder, steps):
             inside_wall.append(measure.seconds / (times.wall * steps))
             waited.append(syncs.seconds / (times.wall * steps))
         ours.append(times.median)
-        plain.append(train(folder, steps, None)[0].median)
+        if turn % 4 >= 2:
+            plain.append(train(folder, steps, None)[0].median)
     share, wall, disk, a, b = (statistics.median(values) for values in (inside, inside_wall, waited, ours, plain))
+    ratios = sorted(with_it / without for with_it, without in zip(ours, plain, strict=True))
     print(f"{format_count(size)} parameters without embeddings, {BATCH} x {BLOCK} tokens a step, {steps} steps")
     print(f"A point each {steps // 6} steps; geometric marks put one each time the tokens have doubled.")
     print(
         f"| inside the callback, evaluation apart | {share:.2%} of the steps' CPU time, {wall:.2%} of their wall time, "
         f"of which {disk:.2%} wait for the disk to sync a point |"
     )
-    print(f"| A/B, CPU time of a step | {a * 1e3:.1f} ms with, {b * 1e3:.1f} ms without: {a / b - 1:+.1%} |")
+    print(
+        f"| A/B, CPU time of a step | {a * 1e3:.1f} ms with, {b * 1e3:.1f} ms without; "
+        f"{len(ratios)} pairs: {statistics.median(ratios) - 1:+.1%} in the median, "
+        f"{ratios[0] - 1:+.1%} to {ratios[-1] - 1:+.1%} |"
+    )
 
 
 def packing(folder, texts, tokenizer):

@@ -1,0 +1,112 @@
+"""The cells of a study: end points by method, D1, D2 and seed, and what is read off between them.
+
+Losses are nats per token on held-out text, tokens those that carry loss.
+"""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+
+from hf_bootstrap.records import ScalingPoint
+from hf_bootstrap.store import read_points
+
+HERE = Path(__file__).parent
+# Of the arms with two marks no law can be fitted.
+FEW_MARKS = ("continue-rates", "expand-clone")
+Cells = dict[tuple[int, int], float]
+
+
+def studies() -> list[str]:
+    """The studies whose points are here, the main one first."""
+    return sorted(path.stem.removeprefix("points-") for path in HERE.glob("points-*.jsonl"))
+
+
+def load(name: str) -> list[ScalingPoint]:
+    """The points of one study."""
+    return read_points(HERE / f"points-{name}.jsonl").points
+
+
+def ends(points: Iterable[ScalingPoint], method: str) -> list[ScalingPoint]:
+    """The end points of a method's second stages."""
+    return [p for p in points if p.method == method and p.phase == "end" and p.tokens and p.base_tokens]
+
+
+def from_scratch(points: Iterable[ScalingPoint], like: ScalingPoint) -> list[ScalingPoint]:
+    """The same model from scratch on the same text."""
+    kind = (like.domain, like.n_params_non_embedding)
+    return [
+        p for p in points if not p.base_tokens and p.phase == "end" and (p.domain, p.n_params_non_embedding) == kind
+    ]
+
+
+def methods_of(points: Sequence[ScalingPoint]) -> list[str]:
+    """Methods that a law can be fitted to, in the order of the points."""
+    found = dict.fromkeys(p.method for p in points if p.base_tokens)
+    return [m for m in found if m not in FEW_MARKS and len({p.tokens for p in ends(points, m)}) > 2]
+
+
+def by_seed(points: Iterable[ScalingPoint]) -> dict[int, Cells]:
+    """Seed -> (D1, D2) -> loss."""
+    found: dict[int, Cells] = {}
+    for p in points:
+        found.setdefault(p.seed or 0, {})[p.base_tokens, p.tokens] = p.loss
+    return found
+
+
+def mean_cells(points: Iterable[ScalingPoint]) -> Cells:
+    """(D1, D2) -> mean loss over seeds."""
+    found: dict[tuple[int, int], list[float]] = {}
+    for p in points:
+        found.setdefault((p.base_tokens, p.tokens), []).append(p.loss)
+    return {cell: fmean(losses) for cell, losses in found.items()}
+
+
+def curves(points: Sequence[ScalingPoint], d1: int) -> list[list[tuple[float, float]]]:
+    """For each seed (FLOPs of the second stage, loss) from one base, rising."""
+    found: dict[int, list[tuple[float, float]]] = {}
+    for p in points:
+        if p.base_tokens == d1 and p.flops:
+            found.setdefault(p.seed or 0, []).append((p.flops, p.loss))
+    return [sorted(curve) for curve in found.values()]
+
+
+def at_flops(curve: Sequence[tuple[float, float]], flops: float) -> float | None:
+    """The loss at a number of FLOPs inside a curve, straight in ln FLOPs; None outside it (1% aside)."""
+    x, y = [float(np.log(f)) for f, _ in curve], [loss for _, loss in curve]
+    if not x or not x[0] - 0.01 <= np.log(flops) <= x[-1] + 0.01:
+        return None
+    return float(np.interp(np.log(flops), x, y))
+
+
+def loss_on(point: ScalingPoint, text: str) -> float:
+    """Nats per token on one of the evaluation sets."""
+    sums = point.eval[text]
+    return float(sums["sum"] or 0) / float(sums["count"] or 1)
+
+
+def crossing(reuse: dict[int, float], scratch: dict[int, float]) -> float:
+    """D2 at which the loss from scratch falls below that of reuse, between marks by straight lines in ln D2.
+
+    0 where scratch is better at the least mark, infinity where reuse still is at the largest.
+    """
+    marks = sorted(reuse.keys() & scratch.keys())
+    gaps = [scratch[d2] - reuse[d2] for d2 in marks]
+    if gaps[0] <= 0:
+        return 0.0
+    for (d2, gap), (after, below) in itertools.pairwise(zip(marks, gaps, strict=True)):
+        if below <= 0:
+            return float(np.exp(np.log(d2) + np.log(after / d2) * gap / (gap - below)))
+    return float("inf")
+
+
+def won_back(curve: Sequence[tuple[int, float]], base: float) -> float:
+    """D2 at which decayed losses come down to the base's; 0 where the least mark has, infinity where none."""
+    if curve[0][1] <= base:
+        return 0.0
+    for (d2, loss), (after, below) in itertools.pairwise(curve):
+        if below <= base:
+            return float(np.exp(np.log(d2) + np.log(after / d2) * (loss - base) / (loss - below)))
+    return float("inf")
