@@ -8,7 +8,7 @@ import pytest
 
 from hf_bootstrap import ScalingLaw, demo
 from hf_bootstrap.store import read_points
-from hf_bootstrap.study import analysis, conduct, corpora
+from hf_bootstrap.study import analysis, conduct, text
 
 MARKS = (5_120, 10_240, 20_480)
 
@@ -17,9 +17,8 @@ MARKS = (5_120, 10_240, 20_480)
 def small(monkeypatch):
     """The demo with a fraction of its text and a hundredth of its tokens; everything else as it is."""
     whole = demo.demo_study()
-    documentation, python_code = corpora.documentation, corpora.python_code
-    monkeypatch.setattr(corpora, "documentation", lambda: documentation()[:150])
-    monkeypatch.setattr(corpora, "python_code", lambda: python_code()[:60])
+    sources = text._sources
+    monkeypatch.setattr(text, "_sources", lambda folder: sources(folder)[:60])
     monkeypatch.setattr(analysis, "analyse", functools.partial(analysis.analyse, draws=9))
     part = dataclasses.replace(
         whole,

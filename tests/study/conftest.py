@@ -70,14 +70,14 @@ def points_of(grid: Grid, noise: float = 0.003) -> list[ScalingPoint]:
     """Points as the runs of a grid would leave them if the founding law held; coefficients are made up."""
     random = Random(0)
     sizes = {2: 100_672, 4: 201_280, 128: 402_000}
-    points = []
-    for spec in grid.specs():
+    points, specs = [], {spec.run_id: spec for spec in grid.specs()}
+    for spec in specs.values():
         u, v = math.log(max(spec.base_tokens, 1)), math.log(spec.tokens)
         two_stages, scratch = 8.42 - 0.4 * u - 0.55 * v + 0.025 * u * v, 4.6 - 0.3 * v
         excess = two_stages if spec.base_tokens else scratch
         growth, model = spec.growth or {}, spec.model or {}
         if spec.resume:
-            stage = next(s for s in grid.specs() if s.run_id == spec.parent_run_id)
+            stage = specs[spec.parent_run_id]
             growth, model = stage.growth or {}, stage.model or {}
         deep = growth.get("depth") or model.get("num_hidden_layers") == 4
         wide = growth.get("width") or model.get("hidden_size") == 128

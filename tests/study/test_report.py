@@ -50,7 +50,7 @@ class Page(HTMLParser):
 def study(demo_points, tmp_path_factory):
     """A folder with the report on made-up points for which the founding law holds."""
     folder = tmp_path_factory.mktemp("demo-out")
-    findings = analyse(folder, demo_points, draws=20)
+    findings = analyse(folder, demo_points, draws=9)
     return folder, findings, write_report(folder, demo_points, findings, TEXT).read_text()
 
 

@@ -24,7 +24,7 @@ def three_seeds(demo_grid):
 @pytest.fixture(scope="module")
 def reported(three_seeds, tmp_path_factory):
     folder = tmp_path_factory.mktemp("seeds-out")
-    findings = analyse(folder, three_seeds, draws=20)
+    findings = analyse(folder, three_seeds, draws=9)
     page = write_report(folder, three_seeds, findings).read_text()
     return findings, page, (folder / "report.md").read_text()
 
