@@ -1,14 +1,18 @@
-"""Write the results of every study from the points beside this file: `python docs/reproduction/analyse.py`.
+"""Write the results of every study from its points: `python docs/reproduction/analyse.py [FOLDER]`.
 
-What `hf-bootstrap study report` says of each method stands there; here stand the questions that cut across methods and
-studies. `results.md` is the main study's, `results-gpt2.md` and the like those of the others.
+FOLDER holds `points-<study>.jsonl`; it is the one of this file if left out. What `hf-bootstrap study report` says of
+each method stands there; here stand the questions that cut across methods and studies. `results.md` is the main
+study's, `results-gpt2.md` and the like those of the others.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
-from cells import HERE, ends, from_scratch, load, methods_of, studies
+from cells import core_hours, ends, from_scratch, load, methods_of
 from questions import (
     alpha3_rows,
+    control_rows,
     crossover_rows,
     equal_flops_rows,
     exponent_rows,
@@ -17,9 +21,12 @@ from questions import (
     rates_rows,
     recovery_rows,
     replay_rows,
+    ridge_rows,
     size_rows,
+    small_model_rows,
     worse_rows,
 )
+from recovery import draw_recovery
 from words import table
 
 from hf_bootstrap.errors import LawError, PointError
@@ -50,6 +57,12 @@ def parts_of_every_study(points: Points) -> Iterable[str]:
     nulls = ["alpha3 under total tokens", "under effective transfer"]
     head = ["method", "alpha3", "each seed alone", "without the shortest D2", "E", *nulls, "finding"]
     yield section("alpha3 of each method", lambda: table(head, alpha3_rows(points)))
+    yield section(
+        "What the floor does to alpha3: the ridge of their joint profile",
+        lambda: table(
+            ["method", "alpha3, the best E beside it, and how much worse it fits", *[""] * 4], ridge_rows(points)
+        ),
+    )
     yield section(
         "Does the exponent fall in a straight line of ln D1?",
         lambda: table(["method", *levels, "slope", "bend"], exponent_rows(points)),
@@ -89,7 +102,7 @@ def parts_of_every_study(points: Points) -> Iterable[str]:
             )
 
 
-def parts_of_main(points: Points, measured: Points) -> Iterable[str]:
+def parts_of_main(points: Points, studies: Mapping[str, Points]) -> Iterable[str]:
     """What is asked across methods and studies."""
     grown = [m for m in methods_of(points) if m in GROWN and m != "expand-split"]
     first = grown[0]
@@ -98,6 +111,12 @@ def parts_of_main(points: Points, measured: Points) -> Iterable[str]:
         "At equal FLOPs of the second stage",
         lambda: table([*head, "the same, the base's FLOPs added"], equal_flops_rows(points, [*grown, "continue-same"])),
     )
+    head_of_small = ["base, D1", "predicted from the three smallest D2", "predicted from all", "measured, each seed"]
+    for m in grown:
+        yield section(
+            f"FLOPs of the second stage beyond which {m} beats the small model trained on",
+            lambda m=m: table(head_of_small, small_model_rows(points, m, "continue-same")),  # type: ignore[misc]
+        )
     all_seeds = {p.seed for p in points}
     whole = [m for m in grown if {p.seed for p in ends(points, m)} == all_seeds]
     yield section("Do growth methods share exponents?", lambda: str(compare_exponents(points, whole)))
@@ -106,6 +125,24 @@ def parts_of_main(points: Points, measured: Points) -> Iterable[str]:
             "The same with the methods of one seed",
             lambda: str(compare_exponents([p for p in points if p.seed == 1], grown)),
         )
+    yield from parts_of_controls(points, studies)
+
+
+def parts_of_controls(points: Points, studies: Mapping[str, Points]) -> Iterable[str]:
+    """Preserving or not, copies that know nothing, copies that never part, replay, rates, sizes."""
+    one_seed = [p for p in points if p.seed == 1]
+    grown = [m for m in methods_of(points) if m in GROWN]
+    yield section(
+        "Preserving and not preserving, seed 1",
+        lambda: table(["base, D1", "D2", *grown], control_rows(one_seed, grown, [])),
+    )
+    shuffled = [*one_seed, *studies.get("reproduction-shuffled", ())]
+    for control, beside in (("stack-shuffled", "stack"), ("expand-clone", "expand-split")):
+        others = [m for m in (beside, "continue-same") if ends(points, m)]
+        yield section(
+            f"Control: {control}, seed 1",
+            lambda c=control, o=others: table(["base, D1", "D2", c, *o], control_rows(shuffled, [c], o)),  # type: ignore[misc]
+        )
     yield section(
         "What replay does",
         lambda: table(
@@ -113,45 +150,52 @@ def parts_of_main(points: Points, measured: Points) -> Iterable[str]:
             replay_rows(points, "continue-german", "continue-german-replay", "fiction"),
         ),
     )
-    yield section(
-        "Was the rate fair?",
-        lambda: table(
-            ["base, D1", "D2", "loss at each peak rate, seed 1"], rates_rows(measured, ["continue", "continue-rates"])
-        ),
-    )
-    yield section(
-        "Continued training at three sizes",
-        lambda: table(
-            ["N", "points", "alpha3", "alpha2 at D1 = 1M", "beta", "E", "mean error"],
-            size_rows([p for name in studies() if "gpt2" not in name for p in load(name)], "continue"),
-        ),
-    )
+    for m in ("continue", "continue-same", "stack", "widen-pad"):
+        yield section(
+            f"Was the rate fair? {m}",
+            lambda m=m: table(  # type: ignore[misc]
+                ["base, D1", "D2", "loss at each peak rate, seed 1"], rates_rows(studies[MAIN], [m, f"{m}-rates"])
+            ),
+        )
+    sizes = [p for name in (MAIN, f"{MAIN}-30k", f"{MAIN}-400k") for p in studies.get(name, ())]
+    head = ["N", "points", "alpha3", "alpha2 at D1 = 1M", "beta", "E", "mean error"]
+    yield section("Continued training at three sizes", lambda: table(head, size_rows(sizes, "continue")))
 
 
-def page(name: str) -> str:
+def page(name: str, studies: Mapping[str, Points]) -> str:
     """One study's results as Markdown."""
-    measured = load(name)
+    measured = studies[name]
     points = best_rates(measured)[0]
     title = "Results of the reproduction, in numbers" + ("" if name == MAIN else f": {name}.yaml")
     head = (
-        f"# {title}\n\nMade from the points beside it by `python docs/reproduction/analyse.py`. "
-        "Losses are nats per token on held-out text, ± is one standard deviation over seeds, intervals are 95%.\n"
+        f"# {title}\n\nMade from `points-{name}.jsonl` by `python docs/reproduction/analyse.py`. "
+        "Losses are nats per token on held-out text, ± is one standard deviation over seeds, intervals are 95%. "
+        f"{len(measured)} points of {len({p.run_id for p in measured})} runs, by the speeds they state "
+        f"{core_hours(measured):.1f} hours of one core.\n"
     )
-    across = parts_of_main(points, measured) if name == MAIN else ()
+    across = parts_of_main(points, studies) if name == MAIN else ()
     return "\n".join([head, *parts_of_every_study(points), *across])
 
 
-def draw(name: str) -> None:
+def draw(name: str, points: Points, folder: Path) -> None:
     """The three panels of every method's law."""
-    points = best_rates(load(name))[0]
+    points = best_rates(points)[0]
     of_study = name.removeprefix(MAIN).strip("-")
     for method in methods_of(points):
         law = ScalingLaw().fit(points, where={"method": method})
         file = "-".join(part for part in (method, of_study) if part)
-        figures.three_panels(law).savefig(HERE / f"{file}.png", dpi=110, bbox_inches="tight")
+        figures.three_panels(law).savefig(folder / f"{file}.png", dpi=110, bbox_inches="tight")
+
+
+def write(folder: Path) -> None:
+    """A page of each study that has laws, and their figures."""
+    studies = load(folder)
+    for study, points in studies.items():
+        if methods_of(points):
+            (folder / f"results{study.removeprefix(MAIN)}.md").write_text(page(study, studies))
+            draw(study, points, folder)
+    draw_recovery(studies[MAIN], folder)
 
 
 if __name__ == "__main__":
-    for study in studies():
-        (HERE / f"results{study.removeprefix(MAIN)}.md").write_text(page(study))
-        draw(study)
+    write(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent)

@@ -13,20 +13,14 @@ import numpy as np
 from hf_bootstrap.records import ScalingPoint
 from hf_bootstrap.store import read_points
 
-HERE = Path(__file__).parent
-# Of the arms with two marks no law can be fitted.
-FEW_MARKS = ("continue-rates", "expand-clone")
 Cells = dict[tuple[int, int], float]
+Curve = Sequence[tuple[float, float]]
 
 
-def studies() -> list[str]:
-    """The studies whose points are here, the main one first."""
-    return sorted(path.stem.removeprefix("points-") for path in HERE.glob("points-*.jsonl"))
-
-
-def load(name: str) -> list[ScalingPoint]:
-    """The points of one study."""
-    return read_points(HERE / f"points-{name}.jsonl").points
+def load(folder: Path) -> dict[str, list[ScalingPoint]]:
+    """The points of each study of a folder by its name, the main one first."""
+    files = sorted(folder.glob("points-*.jsonl"))
+    return {file.stem.removeprefix("points-"): read_points(file).points for file in files}
 
 
 def ends(points: Iterable[ScalingPoint], method: str) -> list[ScalingPoint]:
@@ -43,9 +37,9 @@ def from_scratch(points: Iterable[ScalingPoint], like: ScalingPoint) -> list[Sca
 
 
 def methods_of(points: Sequence[ScalingPoint]) -> list[str]:
-    """Methods that a law can be fitted to, in the order of the points."""
+    """Methods that a law can be fitted to, in the order of the points: of two marks none can."""
     found = dict.fromkeys(p.method for p in points if p.base_tokens)
-    return [m for m in found if m not in FEW_MARKS and len({p.tokens for p in ends(points, m)}) > 2]
+    return [m for m in found if len({p.tokens for p in ends(points, m)}) > 3]
 
 
 def by_seed(points: Iterable[ScalingPoint]) -> dict[int, Cells]:
@@ -110,3 +104,30 @@ def won_back(curve: Sequence[tuple[int, float]], base: float) -> float:
         if below <= base:
             return float(np.exp(np.log(d2) + np.log(after / d2) * (loss - base) / (loss - below)))
     return float("inf")
+
+
+def crossing_flops(first: Curve, second: Curve) -> float:
+    """FLOPs at which the first curve falls below the second, where both are measured, straight in ln FLOPs.
+
+    0 where it is below from the beginning, infinity where it never is.
+    """
+    low, high = max(first[0][0], second[0][0]), min(first[-1][0], second[-1][0])
+    for flops in np.geomspace(low, high, 400):
+        mine, theirs = at_flops(first, flops), at_flops(second, flops)
+        if mine is not None and theirs is not None and mine < theirs:
+            return 0.0 if flops == low else float(flops)
+    return float("inf")
+
+
+def core_hours(points: Iterable[ScalingPoint]) -> float:
+    """Hours of one core that the runs' own training took, by the tokens a second that their last points state."""
+    return sum(
+        _own_tokens(last) / last.tokens_per_second / 3600
+        for last in {p.run_id: p for p in points}.values()
+        if last.tokens_per_second
+    )
+
+
+def _own_tokens(last: ScalingPoint) -> float:
+    """A decay branched from a stage at four fifths of its mark trained the last fifth."""
+    return last.tokens * (0.2 if last.parent_run_id else 1.0)

@@ -4,12 +4,25 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 
 import numpy as np
-from cells import at_flops, by_seed, crossing, curves, ends, from_scratch, loss_on, mean_cells, methods_of, won_back
+from cells import (
+    at_flops,
+    by_seed,
+    crossing,
+    crossing_flops,
+    curves,
+    ends,
+    from_scratch,
+    loss_on,
+    mean_cells,
+    methods_of,
+    won_back,
+)
 from words import budget, interval, interval_of, spread, table, within_marks
 
 from hf_bootstrap.laws.evidence import compare_forms
 from hf_bootstrap.laws.law import ScalingLaw
 from hf_bootstrap.laws.points import Points
+from hf_bootstrap.laws.profiles import profile
 from hf_bootstrap.laws.saturation import saturation_test
 from hf_bootstrap.laws.slices import slice_exponents
 from hf_bootstrap.records import ScalingPoint
@@ -249,3 +262,61 @@ def _law_cells(law: ScalingLaw) -> list[str]:
         f"{params['E']:.2f} {interval(law.interval('E'), '{:.2f}')}",
         f"{np.mean(np.abs(told / points.loss - 1)):.2%}",
     ]
+
+
+def small_model_rows(points: Sequence[ScalingPoint], grown: str, small: str) -> list[list[str]]:
+    """FLOPs of the second stage from which on growth beats the small model trained on: predicted, then measured."""
+    own, rival = ends(points, grown), ends(points, small)
+    marks = sorted({p.tokens for p in own})
+    per_token = [fmean((p.flops or 0) / p.tokens for p in part) for part in (own, rival)]
+    laws = [
+        [ScalingLaw().fit([p for p in points if p.tokens <= most], where={"method": m}) for m in (grown, small)]
+        for most in (marks[2], marks[-1])
+    ]
+    rows = []
+    for d1 in sorted({p.base_tokens for p in own}):
+        told = [_predicted_crossing(pair, per_token, d1) for pair in laws]
+        both = zip(curves(own, d1), curves(rival, d1), strict=True)
+        met = [crossing_flops(first, second) for first, second in both]
+        rows.append([format_count(d1), *map(_flops, told), ", ".join(map(_flops, met))])
+    return rows
+
+
+def _predicted_crossing(laws: Sequence[ScalingLaw], per_token: Sequence[float], d1: int) -> float:
+    """As `crossing_flops`, of two laws, over four decades around the marks."""
+    flops = np.geomspace(1e10, 1e14, 4001)
+    losses = [
+        np.asarray(law.predict(base_tokens=d1, tokens=flops / cost, extrapolate=True).value)
+        for law, cost in zip(laws, per_token, strict=True)
+    ]
+    below = np.flatnonzero(losses[0] < losses[1])
+    return float("inf") if not len(below) else 0.0 if below[0] == 0 else float(flops[below[0]])
+
+
+def _flops(value: float) -> str:
+    return "at once" if value == 0 else "never" if value == np.inf else f"{value:.1e}"
+
+
+def control_rows(points: Sequence[ScalingPoint], controls: Sequence[str], beside: Sequence[str]) -> list[list[str]]:
+    """Losses of the controls beside those of what they control, cell by cell, on the seeds of the controls."""
+    seeds = {p.seed for m in controls for p in ends(points, m)}
+    chosen = [p for p in points if p.seed in seeds]
+    cells = {m: mean_cells(ends(chosen, m)) for m in (*controls, *beside)}
+    asked = sorted({cell for m in controls for cell in cells[m]})
+    return [
+        [
+            format_count(d1),
+            format_count(d2),
+            *(f"{cells[m][d1, d2]:.3f}" if (d1, d2) in cells[m] else "–" for m in (*controls, *beside)),
+        ]
+        for d1, d2 in asked
+    ]
+
+
+def ridge_rows(points: Sequence[ScalingPoint]) -> list[list[str]]:
+    """What the floor does to alpha3: each method's joint profile of the two, a few points of its ridge."""
+    rows = []
+    for method in methods_of(points):
+        found = profile(ScalingLaw().fit(points, where={"method": method}))
+        rows.append([method, *(f"{a:+.3f} with E = {e:.2f}, {more:+.0%}" for a, e, more in found.ridge())])
+    return rows

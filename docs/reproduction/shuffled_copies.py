@@ -4,7 +4,8 @@
 
 trains, for one seed, the bases of reproduction.yaml that it needs, and from each the stacked model whose new layers
 have the entries of every matrix shuffled: the same numbers, and nothing learnt. Everything else is as in the arm
-`stack`, of which each run is a copy. Stopped and started again it goes on. The points are OUT/points-shuffled.jsonl.
+`stack`, of which each run is a copy. Stopped and started again it goes on. The points are
+OUT/points-reproduction-shuffled.jsonl.
 """
 
 import argparse
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cells import HERE
 
 from hf_bootstrap.records import RunSpec
 from hf_bootstrap.store import RunFolder, append_point, read_points
@@ -78,12 +78,12 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     loop.begin = begin_shuffled
-    config = StudyConfig.from_file(HERE.parents[1] / "examples/studies/reproduction.yaml")
+    config = StudyConfig.from_file(Path(__file__).parents[2] / "examples/studies/reproduction.yaml")
     specs = make_ready(config, options.out, data, corpora=options.corpora, only=["stack"], seeds=[SEED])
     runs = control_runs(specs)
     for spec in runs:
         carry_out(options.out, specs, spec)
-    target = options.out / "points-shuffled.jsonl"
+    target = options.out / "points-reproduction-shuffled.jsonl"
     target.unlink(missing_ok=True)
     for spec in runs:
         for point in read_points(RunFolder.create(options.out, spec).points_file).points:
