@@ -1,6 +1,7 @@
 """Points in: every way of giving them, and everything a law must not see."""
 
 import dataclasses
+import hashlib
 import time
 
 import numpy as np
@@ -222,3 +223,10 @@ def test_a_million_rows_are_read_in_ten_seconds(tmp_path):
     began = time.process_time()
     assert len(Points.read(tmp_path / "p.parquet")) == n
     assert time.process_time() - began < 10
+
+
+def test_the_digest_is_that_of_the_file_format():
+    """By hand from docs/formats.md, section 7."""
+    points = Points.read({"tokens": [131_072, 10**16], "loss": [3.25, 0.1], "run_id": ["a'b", None]})
+    lines = ["tokens=131072.0", "tokens=1e+16", "loss=3.25", "loss=0.1", 'run_id="a\'b"', "run_id=None"]
+    assert points.digest() == hashlib.sha256("\n".join(lines).encode()).hexdigest()
