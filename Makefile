@@ -15,7 +15,7 @@ PYTEST := $(QUIET) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-r
 help:
 	@echo "make install    into .venv, minutes; every other target does it too when it is needed"
 	@echo "make demo       the whole story on text of this machine, about ten minutes: demo-out/report.html"
-	@echo "make reproduce CORPORA=DIR  the test of the paper in miniature, hours: reproduction-out/report.html"
+	@echo "make reproduce CORPORA=DIR  the test of the paper in miniature, hours: reproduction-out/results.md"
 	@echo "make docs       the documentation as pages: build/site/index.html"
 	@echo "make test       the fast tests"
 	@echo "make test-docs  the examples, the notebooks, the site, and the code in README and docs"
@@ -32,12 +32,16 @@ install: .venv/installed
 demo: .venv/installed
 	$(BIN)/hf-bootstrap demo --out demo-out
 
-# Stopped at any time it goes on where it was.
+# Stopped at any time it goes on where it was. The main study first, then those of other sizes and architectures.
 reproduce: .venv/installed
 	@test -n "$(CORPORA)" || { echo "say where the corpora are: make reproduce CORPORA=DIR"; exit 2; }
-	$(BIN)/hf-bootstrap study run examples/studies/reproduction.yaml --corpora $(CORPORA)
-	$(BIN)/hf-bootstrap study points reproduction-out --to reproduction-out/points.jsonl
-	$(BIN)/hf-bootstrap study report reproduction-out
+	for study in reproduction reproduction-30k reproduction-400k reproduction-gpt2; do \
+	  $(BIN)/hf-bootstrap study run examples/studies/$$study.yaml --corpora $(CORPORA) --out reproduction-out/$$study \
+	  && $(BIN)/hf-bootstrap study report reproduction-out/$$study \
+	  && $(BIN)/hf-bootstrap study points reproduction-out/$$study --to reproduction-out/points-$$study.jsonl || exit; done
+	$(BIN)/python docs/reproduction/shuffled_copies.py reproduction-out/shuffled --corpora $(CORPORA)
+	cp reproduction-out/shuffled/points-reproduction-shuffled.jsonl reproduction-out
+	$(BIN)/python docs/reproduction/analyse.py reproduction-out
 
 # Strict: a link or a reference that leads nowhere ends it.
 docs: .venv/installed-for-tests
