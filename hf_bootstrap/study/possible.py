@@ -19,7 +19,8 @@ _SMALLEST_VOCABULARY = 257
 _ATTENTION = (
     "eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3", "flash_attention_4", "torch_varlen",
 )  # fmt: skip
-# In these, heads divide the hidden size evenly unless head_dim is given; in others they have a width of their own.
+# transformers refuses these where heads do not divide the hidden size, head_dim or not; in others heads have a width of
+# their own.
 _DIVIDED = ("gpt2", "gpt_neox", "llama", "opt")
 # What GPT-2 and its kin call a size.
 _OTHER_NAMES = {
@@ -49,7 +50,7 @@ def check_possible(config: "StudyConfig") -> None:
     # A name with a slash is a kernel on the Hub.
     if attention is not None and attention not in _ATTENTION and "/" not in attention:
         raise StudyError(f"training.attention is {attention!r}. {did_you_mean(attention, _ATTENTION)}")
-    for name in {base.model for base in config.bases} | {method.scratch for method in config.methods}:
+    for name in (*(base.model for base in config.bases), *(method.scratch for method in config.methods)):
         if name is not None:
             _check_model(name, config.model(name), vocabulary, training.sequence_length)
     for method in config.methods:
@@ -70,11 +71,10 @@ def _check_model(name: str, model: Mapping[str, Any], vocabulary: int | None, le
             f"{length} has {length + 1}, for neighbours overlap by one. Give more positions or shorter blocks."
         )
     hidden, heads, groups = (_size(model, key) for key in ("hidden_size", "num_attention_heads", "num_key_value_heads"))
-    divides = model.get("model_type") in _DIVIDED and model.get("head_dim") is None
-    if divides and hidden and heads and hidden % heads:
+    if model.get("model_type") in _DIVIDED and hidden and heads and hidden % heads:
         raise StudyError(
             f"model {name!r} has hidden_size {hidden}, which {heads} attention heads cannot share evenly. Make it a "
-            f"multiple of {heads}, or give head_dim."
+            f"multiple of {heads}."
         )
     if heads and groups and heads % groups:
         raise StudyError(

@@ -92,7 +92,7 @@ def test_a_file_that_is_wrong_is_refused_at_its_place(path, value, message):
         ("vocab_size", 100, "holds 256 of them and the end of text. Ask for 257"),
         ("vocab_size", 600, "model 'small' has vocab_size 512, but the study's tokenizer has 600"),
         ("models.small.max_position_embeddings", 128, "has 128 positions .* of sequence_length 128 has 129"),
-        ("models.small.num_attention_heads", 3, "3 attention heads, which cannot share 2 key/value heads"),
+        ("models.small.num_key_value_heads", 3, "2 attention heads, which cannot share 3 key/value heads"),
         (
             "models.small",
             {"model_type": "llama", "hidden_size": 65, "num_attention_heads": 2},
@@ -119,7 +119,7 @@ def test_a_study_no_run_of_which_could_begin_is_refused(path, value, message):
     [
         ("training.attention", "kernels-community/flash-attn2"),
         ("models.small", {"model_type": "qwen3", "hidden_size": 65, "num_attention_heads": 2}),
-        ("models.small", {"model_type": "llama", "hidden_size": 65, "num_attention_heads": 2, "head_dim": 32}),
+        ("models.small", {"model_type": "mistral", "hidden_size": 65, "num_attention_heads": 2}),
         ("models.small", {"model_type": "gpt2"}),  # defaults are for transformers to know
         ("methods.2.growth", {"width_method": "zero_pad", "hidden_size": 96, "num_attention_heads": 4}),
         ("models.unused", {"model_type": "llama", "vocab_size": 8}),
