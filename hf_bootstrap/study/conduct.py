@@ -94,7 +94,8 @@ def make_ready(
 ) -> list[RunSpec]:
     """Prepare the text and give the runs, after checking that text and disk suffice for them.
 
-    The text is that of the whole study, also where only some of its methods and seeds are asked for.
+    The text is that of the whole study, also where only some of its methods and seeds are asked for; so are the runs
+    noted for reports. Another process that prepares the text is waited for.
 
     Raises:
         StudyError: they do not; nothing was started.
@@ -117,7 +118,7 @@ def make_ready(
 
 
 def planned_runs(config: StudyConfig, folder: Path | None) -> tuple[list[RunSpec], bool]:
-    """The runs of a study, and whether their ids are those of the real runs: text must be ready for that."""
+    """The runs of a study, and whether their ids are those of the real runs: the text it asks for must be ready."""
     if folder is not None and (folder / "text.json").exists():
         facts = read_json(folder / "text.json")
         if is_text_of(config, facts):
