@@ -168,12 +168,15 @@ def status(
 def report(folder: Annotated[Path, typer.Argument(help="The study's folder.")], as_json: _Json = False) -> None:
     """Fit the laws of what is done so far and write report.html.
 
+    Runs that are none of the study any more, since its file or its text changed, are left out and named.
+
     Example: hf-bootstrap study report demo-out
     """
     from ..study.conduct import write_study_report
-    from ..study.points import best_rates, gather_points
+    from ..study.points import best_rates, study_points
 
-    page, summary = write_study_report(folder, best_rates(gather_points(folder))[0])
+    found, left_out = study_points(folder)
+    page, summary = write_study_report(folder, best_rates(found)[0], left_out)
     if as_json:
         typer.echo(json.dumps({"report": str(page), "summary": summary}, indent=2))
         return
@@ -186,14 +189,16 @@ def points(
     to: Annotated[Path, typer.Option(help="A .jsonl or .parquet file.")] = Path("points.jsonl"),
     as_json: _Json = False,
 ) -> None:
-    """Write the points of all done runs into one file.
+    """Write the points of all done runs of the study into one file.
 
     Example: hf-bootstrap study points demo-out --to points.parquet
     """
-    from ..study.points import gather_points, write_points
+    from ..study.points import study_points, write_points
 
-    found = gather_points(folder)
+    found, left_out = study_points(folder)
     write_points(found, to)
+    if left_out:
+        typer.echo(left_out, err=True)
     runs = len({point.run_id for point in found})
     record = {"points": len(found), "runs": runs, "file": str(to)}
     typer.echo(json.dumps(record, indent=2) if as_json else f"{len(found)} points of {runs} runs: {to}")

@@ -9,7 +9,7 @@ import fcntl
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +84,14 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def lock(folder: str | Path) -> Iterator[None]:
+def lock(folder: str | Path, wait: Callable[[str], None] | None = None) -> Iterator[None]:
     """Hold a folder for this process alone; released by the system even after SIGKILL.
 
+    Args:
+        wait: where given, another process is waited for, and this is told so once.
+
     Raises:
-        StoreError: another process holds it, or it cannot be locked.
+        StoreError: another process holds it and is not waited for, or it cannot be locked.
     """
     folder = Path(folder)
     try:
@@ -97,19 +100,22 @@ def lock(folder: str | Path) -> Iterator[None]:
     except OSError as error:
         raise StoreError(f"{folder} cannot be worked in: {error}. Check the path and its permissions.") from error
     try:
-        _take(descriptor, folder)
+        _take(descriptor, folder, wait)
         yield
     finally:
         os.close(descriptor)
 
 
-def _take(descriptor: int, folder: Path) -> None:
+def _take(descriptor: int, folder: Path, wait: Callable[[str], None] | None) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise StoreError(
-            f"Another process is working in {folder}. Wait for it to end, or choose another folder."
-        ) from error
+        if wait is None:
+            raise StoreError(
+                f"Another process is working in {folder}. Wait for it to end, or choose another folder."
+            ) from error
+        wait(f"Another process is working in {folder}: waiting for it to end.")
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
     except OSError as error:
         raise StoreError(f"{folder} cannot be locked: {error}. Use a file system that knows flock.") from error
 

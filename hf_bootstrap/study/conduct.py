@@ -15,14 +15,23 @@ from ..units import format_bytes
 from .adopt import adopt_runs
 from .cluster import JobWindow
 from .config import StudyConfig
-from .corpora import Tokens, placeholder_facts, prepare_text
+from .corpora import Tokens, is_text_of, placeholder_facts, prepare_text
 from .costs import checkpoint_bytes, shapes, tokens_needed
 from .emit import job_command
+from .mixtures import mixed_releases, mixed_text
 from .points import best_rates
 from .run import run_study
-from .runs import known_runs, study_runs
+from .runs import known_runs, note_runs, study_runs
 
-__all__ = ["check_room", "check_text", "conduct_study", "make_ready", "planned_runs", "write_study_report"]
+__all__ = [
+    "check_room",
+    "check_starts",
+    "check_text",
+    "conduct_study",
+    "make_ready",
+    "planned_runs",
+    "write_study_report",
+]
 
 
 def conduct_study(
@@ -85,29 +94,36 @@ def make_ready(
 ) -> list[RunSpec]:
     """Prepare the text and give the runs, after checking that text and disk suffice for them.
 
-    The text is that of the whole study, also where only some of its methods and seeds are asked for.
+    The text is that of the whole study, also where only some of its methods and seeds are asked for; so are the runs
+    noted for reports. Another process that prepares the text is waited for.
 
     Raises:
         StudyError: they do not; nothing was started.
     """
-    with lock(folder / "text"):
+    with lock(folder / "text", wait=say):
         facts = prepare_text(config, folder, tokens, corpora=None if corpora is None else Path(corpora), say=say)
     if points is not None:
         taken = adopt_runs(study_runs(config, facts, known_runs(folder)), folder, points)
         say(f"{len(taken)} runs taken over from {points}")
-    specs = study_runs(config.narrowed(only, seeds), facts, known_runs(folder))
+    known = known_runs(folder)
+    whole = study_runs(config, facts, known)
+    specs = study_runs(config.narrowed(only, seeds), facts, known) if only or seeds else whole
     check_text(specs, facts)
+    check_starts(specs, folder)
     check_room(specs, folder)
+    note_runs(folder, config.name, whole)
     done = sum((folder / "runs" / spec.run_id / "done.json").exists() for spec in specs)
     say(f"{len(specs)} runs, {done} of them done before")
     return specs
 
 
 def planned_runs(config: StudyConfig, folder: Path | None) -> tuple[list[RunSpec], bool]:
-    """The runs of a study, and whether their ids are those of the real runs: text must be ready for that."""
+    """The runs of a study, and whether their ids are those of the real runs: the text it asks for must be ready."""
     if folder is not None and (folder / "text.json").exists():
-        with contextlib.suppress(KeyError):  # a text that the file has and text.json has not yet
-            return study_runs(config, read_json(folder / "text.json"), known_runs(folder)), True
+        facts = read_json(folder / "text.json")
+        if is_text_of(config, facts):
+            with contextlib.suppress(KeyError):  # a text that the file has and text.json has not yet
+                return study_runs(config, facts, known_runs(folder)), True
     return study_runs(config, placeholder_facts(config)), False
 
 
@@ -136,6 +152,26 @@ def check_text(specs: Sequence[RunSpec], facts: Mapping[str, Any]) -> None:
         )
 
 
+def check_starts(specs: Sequence[RunSpec], folder: Path) -> None:
+    """Refuse runs to do that start from a folder where no model is; a name on the Hub is looked up by the run itself.
+
+    Raises:
+        StudyError: naming each folder.
+    """
+    starts = {
+        spec.start
+        for spec in specs
+        if spec.start and spec.start.startswith(("/", "."))
+        if not (folder / "runs" / spec.run_id / "done.json").exists()
+    }
+    missing = sorted(start for start in starts if not (Path(start) / "config.json").exists())
+    if missing:
+        raise StudyError(
+            f"There is no model in {', '.join(missing)}: no config.json is there, so no run can start from it. Check "
+            "the path of the checkpoint in the study file."
+        )
+
+
 def check_room(specs: Sequence[RunSpec], folder: Path) -> None:
     """Refuse a study whose checkpoints do not fit on the disk.
 
@@ -154,11 +190,18 @@ def check_room(specs: Sequence[RunSpec], folder: Path) -> None:
         )
 
 
-def write_study_report(folder: str | Path, points: Sequence[ScalingPoint]) -> tuple[Path, str]:
+def write_study_report(folder: str | Path, points: Sequence[ScalingPoint], left_out: str = "") -> tuple[Path, str]:
     """Fit the laws of a study and write `report.html`.
+
+    Args:
+        points: of the study, the best of several rates chosen.
+        left_out: a sentence on runs whose points are not among them.
 
     Returns:
         The page, and a summary for the terminal.
+
+    Raises:
+        StoreError: the folder cannot be written.
     """
     from .analysis import analyse
     from .report import terminal_summary, write_report
@@ -166,5 +209,7 @@ def write_study_report(folder: str | Path, points: Sequence[ScalingPoint]) -> tu
     folder = Path(folder)
     findings = analyse(folder, points)
     facts = read_json(folder / "text.json") if (folder / "text.json").exists() else {}
-    report = write_report(folder, points, findings, text=facts)
-    return report, terminal_summary(findings, points)
+    notes = [*mixed_text(points), *([left_out] if left_out else [])]
+    report = write_report(folder, points, findings, text=facts, notes=notes)
+    mixed = [f"Mixed: releases of {name}: {', '.join(kinds)}." for name, kinds in mixed_releases(points).items()]
+    return report, "\n".join([terminal_summary(findings, points), *mixed, *notes])

@@ -15,6 +15,7 @@ from ..growth.config import GrowthConfig
 from ..records import OPTIMIZERS
 from ..sealing import canonical_json
 from .grid import Checkpoint
+from .possible import check_possible
 from .reading import json_schema, plain_fields, read_fields
 
 __all__ = ["BaseConfig", "LoraConfig", "MethodConfig", "StudyConfig", "TextConfig", "TrainingConfig"]
@@ -272,6 +273,7 @@ class StudyConfig:
                 raise StudyError(f"model {name!r} is {fields!r}; it must be a mapping, the config of a model.")
         for name in self.models:
             self.model(name)
+        check_possible(self)
 
     def _check_marks(self) -> None:
         for base in self.bases:

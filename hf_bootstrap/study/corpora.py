@@ -6,8 +6,9 @@ and the hashes in the runs' requests tell old runs from new. How tokens are made
 
 import glob
 import gzip
+import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
@@ -18,7 +19,7 @@ from ..store import read_json, write_json
 from .config import StudyConfig, TextConfig
 from .text import documentation, python_code, reshuffled, split_documents
 
-__all__ = ["Tokens", "placeholder_facts", "prepare_text", "train_name"]
+__all__ = ["Tokens", "is_text_of", "placeholder_facts", "prepare_text", "train_name"]
 
 _TOKENIZER_CHARACTERS = 2_000_000
 # A novel is one long document; cut into chapters, both sides of the division hold something of every author.
@@ -93,23 +94,50 @@ def train_name(seed: int, replay_for: str = "") -> str:
     return "train" + (f"-{seed}" if seed else "") + (f"-{replay_for}" if replay_for else "")
 
 
+def is_text_of(config: StudyConfig, facts: Mapping[str, Any]) -> bool:
+    """Whether text that was prepared is the one a study file asks for, as far as that can be told without the corpora.
+
+    Seeds and mixes that the text has beyond those of the file do no harm: a narrowed study asks for fewer.
+    """
+    request = facts.get("request")
+    if request is None:
+        return True
+    asked = _asked(config)
+    mixes = request.get("mixes", {})
+    has_mixes = all(mixes.get(name) == mix for name, mix in asked.pop("mixes").items())
+    has_seeds = set(asked.pop("seeds")) <= set(request.get("seeds", ()))
+    return has_mixes and has_seeds and all(request.get(name) == value for name, value in asked.items())
+
+
 def _request(config: StudyConfig, corpora: Path | None) -> dict[str, Any]:
     """Everything that decides what the token files hold, so that a change of any of it is noticed."""
-    mixes = {m.name: [m.text, m.replay_text, m.replay_ratio] for m in config.methods if m.replay_ratio}
-    sizes = {
-        name: [[Path(file).name, Path(file).stat().st_size] for file in _files(name, text, corpora)]
+    files = {
+        name: [[Path(file).name, _fingerprint(file)] for file in _files(name, text, corpora)]
         for name, text in config.texts.items()
         if text.files
     }
+    return {**_asked(config), "files": files}
+
+
+def _asked(config: StudyConfig) -> dict[str, Any]:
+    """The part of a request that the study file and this machine decide, without the corpora."""
+    is_of_this_machine = any(text.source for text in config.texts.values())
     return {
         "texts": {name: [text.source, list(text.files)] for name, text in config.texts.items()},
-        "files": sizes,
-        "mixes": mixes,
+        "mixes": {m.name: [m.text, m.replay_text, m.replay_ratio] for m in config.methods if m.replay_ratio},
         "seeds": list(config.seeds),
         "tokenizer": [config.vocab_size, config.tokenizer],
         "held_out_characters": config.held_out_characters,
-        "versions": _versions(),
+        **({"versions": _versions()} if is_of_this_machine else {}),
     }
+
+
+def _fingerprint(file: str) -> str:
+    try:
+        with open(file, "rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise StudyError(f"{file} cannot be read: {error.strerror}. Check it and its permissions.") from error
 
 
 def _versions() -> dict[str, str]:

@@ -118,7 +118,11 @@ def _hf_jobs(name: str, layers: Sequence[Sequence[str]]) -> str:
 
 def _skypilot(name: str, layers: Sequence[Sequence[str]]) -> str:
     """One YAML pipeline: a task for each level, which works through its runs."""
-    head = f"# Study {name} on SkyPilot: `sky jobs launch FILE`. The study's folder must be mounted at its path.\n"
+    head = (
+        f"# Study {name} on SkyPilot: `sky jobs launch FILE`. The study's folder must be mounted at its path.\n"
+        "# A level whose runs did not all end well fails when the rest of it is done, and ends the pipeline.\n"
+        "# What failed is named by `hf-bootstrap study status`; emitting again gives what is missing.\n"
+    )
     documents = [f"{head}name: {json.dumps(name)}"]
     for number, paths in enumerate(layers):
         lines = [
@@ -127,6 +131,7 @@ def _skypilot(name: str, layers: Sequence[Sequence[str]]) -> str:
             "  accelerators: {A100: 1}",
             "  use_spot: true",
         ]
-        lines += ["run: |", "  set -e", *(f"  {shlex.join(job_command(path))}" for path in paths)]
+        runs = [f"  {shlex.join(job_command(path))} || failed=1" for path in paths]
+        lines += ["run: |", "  failed=0", *runs, "  exit $failed"]
         documents.append("\n".join(lines))
     return "\n---\n".join(documents) + "\n"

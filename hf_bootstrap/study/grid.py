@@ -144,17 +144,28 @@ class Grid:
                 f"A step of {self.batch_size} blocks of {self.sequence_length} tokens trains nothing. "
                 "Make both positive."
             )
-        shortest = min(map(min, marks), default=self.batch_tokens * 10**6)
+        if not self.bases:
+            self._check_marks("the base", self.base_tokens, self.warmup_steps)
+        for method in self.methods:
+            where = f"method {method.name!r}"
+            if method.from_base:
+                self._check_marks(where, method.tokens, self.rewarm_steps)
+            if method.scratch is not None:
+                marks_from_scratch = method.scratch_tokens or method.tokens
+                self._check_marks(f"{where}, its run from scratch", marks_from_scratch, self.warmup_steps)
+
+    def _check_marks(self, where: str, marks: Sequence[int], warmup: int) -> None:
+        """Refuse a stage whose shortest mark has no room for its warm-up, its decay, and something between them."""
+        shortest = min(marks)
         steps = shortest // self.batch_tokens
         if steps * self.decay_share < 1:
             raise StudyError(
-                f"A mark of {shortest:,} tokens is {steps} steps, too short to decay over {self.decay_share:.0%} "
-                "of it. Train longer or make the batch smaller."
+                f"{where}: a mark of {shortest:,} tokens is {steps} steps, too short to decay over "
+                f"{self.decay_share:.0%} of it. Train longer or make the batch smaller."
             )
-        warmup = max(self.warmup_steps, self.rewarm_steps)
         if warmup > steps - int(self.decay_share * steps + 1e-9):
             raise StudyError(
-                f"A mark of {shortest:,} tokens is {steps} steps; a warm-up of {warmup} and a decay over "
+                f"{where}: a mark of {shortest:,} tokens is {steps} steps; a warm-up of {warmup} and a decay over "
                 f"{self.decay_share:.0%} leave nothing between them. Train longer or warm up for less."
             )
 

@@ -3,7 +3,7 @@
 Loads no torch and no scipy. Which runs there are is the business of `runs`, what each costs that of `costs`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -31,7 +31,7 @@ class StudyPlan:
         saved: share of the compute that sharing saves, 0 to 1.
         hours: at `tokens_per_second` of the first base model on one worker, `workers` at a time, a longer line of runs
             that wait for each other not counted; None where no speed was stated.
-        disk_bytes: checkpoints if none were removed.
+        disk_bytes: checkpoints if none were removed; None where a base's model is not known from the file.
         methods: for each, its runs and its tokens.
         weaknesses: what the grid cannot tell, and the cheapest addition that would.
         is_final: whether run ids are those of the real runs; they are not before the text is ready.
@@ -53,7 +53,7 @@ class StudyPlan:
     tokens_per_second: float | None
     workers: int
     hours: float | None
-    disk_bytes: int
+    disk_bytes: int | None
     methods: dict[str, dict[str, int]]
     weaknesses: tuple[Weakness, ...]
     is_final: bool
@@ -76,6 +76,9 @@ class StudyPlan:
         if self.hours is not None:
             speed = f"{format_count(self.tokens_per_second or 0)} tokens/s of the base model"
             time = f"{format_duration(self.hours * 3600)} at {speed} on each of {self.workers} workers"
+        disk = "not known: a base's model is not in the file"
+        if self.disk_bytes is not None:
+            disk = f"up to {format_bytes(self.disk_bytes)} of checkpoints"
         kinds = f"{self.trunks} trunks, {self.stages} stages, {self.decays} decays"
         alone = format_count(self.tokens_unshared)
         lines = [
@@ -84,12 +87,12 @@ class StudyPlan:
             f"Tokens: {format_count(self.tokens)} ({format_count(self.tokens_to_do)} to do); {cost}",
             f"Sharing: saves {self.saved:.0%} of the compute ({alone} tokens if every mark were trained on its own)",
             f"Time: {time}",
-            f"Disk: up to {format_bytes(self.disk_bytes)} of checkpoints",
+            f"Disk: {disk}",
         ]
         if self.over_budget is not None:
             lines.append(f"Over budget by {format_count(self.over_budget)} FLOPs.")
         if not self.is_final:
-            lines.append("The text is not prepared yet, so the ids of the runs are not final.")
+            lines.append("The text is not prepared yet (or changed), so the ids of the runs are not final.")
         lines += [f"[{number}] {weakness}" for number, weakness in enumerate(self.weaknesses, start=1)]
         return "\n".join(lines)
 
@@ -143,7 +146,7 @@ def make_plan(
         tokens_per_second=tokens_per_second,
         workers=workers,
         hours=left * seconds_a_cost / workers / 3600 if tokens_per_second else None,
-        disk_bytes=sum(checkpoint_bytes(spec, shape) for spec, shape in known.values()),
+        disk_bytes=_disk_bytes(known.values()),
         methods=methods,
         weaknesses=tuple(find_weaknesses(config)),
         is_final=is_final,
@@ -154,6 +157,11 @@ def make_plan(
 def _cost_unshared(specs: Sequence[RunSpec], own_costs: dict[str, float]) -> float:
     """The cost if every run that ends at a mark had to train its stage from the beginning."""
     return sum(own_costs[spec.run_id] * spec.tokens / own_tokens(spec) for spec in specs if spec.decay_tokens)
+
+
+def _disk_bytes(known: Iterable[tuple[RunSpec, Mapping[str, Any]]]) -> int | None:
+    keeping = [(spec, shape) for spec, shape in known if spec.checkpoints]
+    return None if not all(shape for _, shape in keeping) else sum(checkpoint_bytes(*one) for one in keeping)
 
 
 def _added(numbers: Any) -> float | None:

@@ -9,8 +9,9 @@ from ..errors import StudyError
 from ..records import ScalingPoint
 from ..sealing import seal
 from ..store import RunFolder, write_atomic
+from .runs import noted_runs
 
-__all__ = ["best_rates", "gather_points", "write_points"]
+__all__ = ["best_rates", "gather_points", "study_points", "write_points"]
 
 
 def gather_points(folder: str | Path, run_ids: Collection[str] | None = None) -> list[ScalingPoint]:
@@ -24,6 +25,31 @@ def gather_points(folder: str | Path, run_ids: Collection[str] | None = None) ->
     """
     runs = [RunFolder(path.parent) for path in sorted(Path(folder).glob("runs/*/done.json"))]
     return [point for run in runs if run_ids is None or run.path.name in run_ids for point in run.points()]
+
+
+def study_points(folder: str | Path) -> tuple[list[ScalingPoint], str]:
+    """Every point of the runs that are the study's as its file was when it was last run, and which were left out.
+
+    Returns:
+        The points; and a sentence about done runs of an older file or text, empty where there are none.
+
+    Raises:
+        StudyError: no run is done.
+        CorruptFileError: a line that was damaged after it was written.
+    """
+    own = noted_runs(folder)
+    found = gather_points(folder, own)
+    done = {path.parent.name for path in Path(folder).glob("runs/*/done.json")}
+    strangers = sorted(done - own) if own is not None else []
+    if not found:
+        others = f" {len(strangers)} of an older file or text are." if strangers else ""
+        raise StudyError(f"There are no points yet: no run of the study in {folder} is done.{others} Check the path.")
+    if not strangers:
+        return found, ""
+    return found, (
+        f"Left out: {len(strangers)} done runs that are none of this study since its file or its text changed, such as "
+        f"{strangers[0]}."
+    )
 
 
 def best_rates(points: Sequence[ScalingPoint]) -> tuple[list[ScalingPoint], list[ScalingPoint]]:

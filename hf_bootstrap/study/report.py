@@ -61,6 +61,7 @@ def write_report(
     points: Sequence[ScalingPoint],
     findings: Sequence[Finding],
     text: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
 ) -> Path:
     """Save the laws to ``law-<method>/`` and write ``report.html``, one file without any outside reference.
 
@@ -72,6 +73,7 @@ def write_report(
         findings: from `analyse`.
         text: what the study trained on: domain -> "train" and "held_out" -> `documents`, `bytes`, `tokens`, `hash`;
             and "versions" -> name -> release.
+        notes: sentences on what the points mix or leave out.
 
     Returns:
         The page.
@@ -83,7 +85,7 @@ def write_report(
     for finding in findings:
         if finding.law is not None:
             finding.law.save_pretrained(folder / f"law-{file_name(finding.method)}")
-    context = _context(folder, points, findings, text or {})
+    context = _context(folder, points, findings, text or {}) | {"notes": notes}
     write_atomic(folder / "report.md", render("report.md", **context))
     write_atomic(folder / "report.html", fill("report.html", context))
     return folder / "report.html"

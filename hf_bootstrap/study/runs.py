@@ -1,19 +1,22 @@
 """From a study file and the facts of its text to the runs it takes, and from a folder to the runs that exist."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import RecordError, StudyError
 from ..records import RunSpec
-from ..store import COMPLETE, RunFolder
+from ..store import COMPLETE, RunFolder, read_json, write_json
 from .config import BaseConfig, MethodConfig, StudyConfig
 from .corpora import train_name
 from .grid import Corpus, Grid, Method
 from .stages import Known
 
-__all__ = ["grids", "known_runs", "study_runs"]
+__all__ = ["grids", "known_runs", "note_runs", "noted_runs", "study_runs"]
+
+# Beside text.json: which runs of the folder are the study's.
+_NOTE = "study.json"
 
 
 def study_runs(config: StudyConfig, facts: Mapping[str, Any], known: Known | None = None) -> list[RunSpec]:
@@ -56,6 +59,20 @@ def known_runs(folder: str | Path) -> Known:
             places = [f"checkpoint-{count // spec.batch_tokens}" for count in spec.checkpoints]
             lost.update(f"{run.path.name}/{place}" for place in places if not (run.path / place / COMPLETE).exists())
     return Known(specs, done, lost)
+
+
+def note_runs(folder: str | Path, name: str, specs: Sequence[RunSpec]) -> None:
+    """Write down which runs a study has as its file and its text are now, all methods and seeds; for `noted_runs`."""
+    note = {"name": name, "runs": [spec.run_id for spec in specs]}
+    path = Path(folder) / _NOTE
+    if not path.exists() or read_json(path) != note:
+        write_json(path, note)
+
+
+def noted_runs(folder: str | Path) -> frozenset[str] | None:
+    """The ids that `note_runs` wrote last; None in a folder of runs that were never prepared from a study file."""
+    path = Path(folder) / _NOTE
+    return frozenset(read_json(path).get("runs", ())) if path.exists() else None
 
 
 def _grid(config: StudyConfig, facts: Mapping[str, Any], base: BaseConfig, seed: int) -> Grid:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BootstrapError
-from ..records import RunSpec
+from ..records import RunSpec, ScalingPoint
 from ..store import RunFolder
 from .leases import Leases
+from .mixtures import mixed_releases
 
 __all__ = ["RunStatus", "StudyStatus", "read_status"]
 
@@ -63,17 +64,16 @@ def read_status(specs: Sequence[RunSpec], folder: str | Path) -> StudyStatus:
     """Look at every run of a study."""
     folder, leases = Path(folder), Leases(folder)
     runs = []
-    versions: dict[str, set[str]] = {}
+    points: list[ScalingPoint] = []
     for spec in specs:
         run = RunFolder(folder / "runs" / spec.run_id)
-        runs.append(_status(spec, run, leases, versions))
+        runs.append(_status(spec, run, leases, points))
     mine = {run.run_id for run in runs}
     strangers = sorted(path.parent.name for path in folder.glob("runs/*/run.json") if path.parent.name not in mine)
-    mixed = {name: tuple(sorted(found)) for name, found in versions.items() if len(found) > 1}
-    return StudyStatus(runs=tuple(runs), strangers=tuple(strangers), versions=mixed)
+    return StudyStatus(runs=tuple(runs), strangers=tuple(strangers), versions=mixed_releases(points))
 
 
-def _status(spec: RunSpec, run: RunFolder, leases: Leases, versions: dict[str, set[str]]) -> RunStatus:
+def _status(spec: RunSpec, run: RunFolder, leases: Leases, all_points: list[ScalingPoint]) -> RunStatus:
     known: dict[str, Any] = {
         "run_id": run.path.name,
         "method": spec.method,
@@ -86,16 +86,19 @@ def _status(spec: RunSpec, run: RunFolder, leases: Leases, versions: dict[str, s
             points = run.points()
         except BootstrapError as error:
             return RunStatus(**known, state="done", log_end=str(error))
-        for point in points:
-            for name, release in point.versions.items():
-                versions.setdefault(name, set()).add(release)
+        all_points += points
         return RunStatus(**known, state="done", loss=points[-1].loss if points else None)
     holder = leases.holder(run.path.name)
     if holder is not None:
         return RunStatus(**known, state="running", holder=holder)
-    if (run.path / "run.json").exists():
+    if _has_begun(run):
         return RunStatus(**known, state="stopped", log_end=_log_end(run))
     return RunStatus(**known, state="waiting")
+
+
+def _has_begun(run: RunFolder) -> bool:
+    """Whether anything was trained or said; `run.json` alone is what `emit` writes for a run that nobody took yet."""
+    return any(next(run.path.glob(left), None) for left in ("log.txt", "points.jsonl", "checkpoint-*"))
 
 
 def _log_end(run: RunFolder) -> str | None:

@@ -12,6 +12,7 @@ from ..laws.law import ScalingLaw
 from ..records import ScalingPoint
 from ..units import format_bytes, format_count
 from .analysis import Finding, GrowthProof
+from .mixtures import releases
 from .prose import crossover_notes, form_words
 from .seeds import Cell
 
@@ -181,10 +182,7 @@ def text_rows(text: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def versions_words(points: Sequence[ScalingPoint], text: Mapping[str, Any]) -> str:
     """Releases the points were made with; more than one of a kind is said."""
-    found: dict[str, set[str]] = {}
-    for versions in (*(point.versions for point in points), text.get("versions", {})):
-        for name, release in versions.items():
-            found.setdefault(name, set()).add(str(release))
-    told = ", ".join(f"{name} {' and '.join(sorted(releases))}" for name, releases in sorted(found.items()))
-    mixed = any(len(releases) > 1 for releases in found.values())
+    found = releases((*(point.versions for point in points), text.get("versions", {})))
+    told = ", ".join(f"{name} {' and '.join(kinds)}" for name, kinds in found.items())
+    mixed = any(len(kinds) > 1 for kinds in found.values())
     return f"Made with {told or 'releases that were not recorded'}." + (" Releases are mixed." if mixed else "")

@@ -214,16 +214,39 @@ def _about_steps(config: StudyConfig, method: MethodConfig, own: Sequence[int]) 
 
 
 def _about_trunks(config: StudyConfig) -> Iterator[Weakness]:
-    trunks = len(config.seeds) * sum(bool(base.tokens) for base in config.bases)
-    trunks += len({c.run or c.path for base in config.bases for c in base.checkpoints})
+    trunks = _trunks(config, config.seeds)
     if trunks < TRUNKS and config.methods:
         specs = study_runs(config, placeholder_facts(config))
         more = sum(own_tokens(spec) for spec in specs) * (TRUNKS - trunks) // max(trunks, 1)
         here = any(base.tokens for base in config.bases)
         yield Weakness(
             method=None,
-            problem=f"{trunks} trunk{'s' * (trunks != 1)}: how much one base differs from another of the same kind is "
-            "not seen, so intervals leave it out.",
+            problem=_few_trunks(trunks),
             cure=f"Add {TRUNKS - trunks} seeds" if here else "Add checkpoints of other trainings",
             tokens=more if here else None,
         )
+    for method in config.methods:
+        own = _trunks(config, method.seeds or config.seeds)
+        if method.from_base and own < min(trunks, TRUNKS):
+            more_seeds = min(trunks, TRUNKS) - own
+            runs = study_runs(config.narrowed([method.name]), placeholder_facts(config))
+            tokens = sum(own_tokens(spec) for spec in runs if spec.method == method.name)
+            yield Weakness(
+                method=method.name,
+                problem=_few_trunks(own),
+                cure=f"Add {more_seeds} of the study's seeds to its own",
+                tokens=tokens * more_seeds // len(method.seeds),
+            )
+
+
+def _trunks(config: StudyConfig, seeds: Sequence[int]) -> int:
+    """Trainings that bases come from: one for each seed, and those done elsewhere."""
+    here = len(seeds) * sum(bool(base.tokens) for base in config.bases)
+    return here + len({c.run or c.path for base in config.bases for c in base.checkpoints})
+
+
+def _few_trunks(trunks: int) -> str:
+    return (
+        f"{trunks} trunk{'s' * (trunks != 1)}: how much one base differs from another of the same kind is not seen, so "
+        "intervals leave it out."
+    )

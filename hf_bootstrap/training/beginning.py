@@ -18,6 +18,7 @@ from ..growth.adapters import ADAPTER_CONFIG
 from ..growth.bootstrap import bootstrap_from_pretrained
 from ..growth.config import GrowthConfig
 from ..growth.optimizer_state import grown_moments
+from ..hub.refusals import showable, without_secrets
 from ..records import RunSpec
 from ..store import COMPLETE, RunFolder
 from .attention import Attention
@@ -45,8 +46,8 @@ def begin(folder: RunFolder, spec: RunSpec, attention: Attention) -> Beginning:
     """Make the model of a run.
 
     Raises:
-        TrainingError: a start that was not written to its end, is an adapter without its base, or a branch that would
-            train otherwise than what it resumes.
+        TrainingError: a start that cannot be loaded, was not written to its end or is an adapter without its base, or a
+            branch that would train otherwise than what it resumes.
     """
     dtype = getattr(torch, spec.dtype)
     if spec.model is not None:
@@ -134,9 +135,15 @@ def _load(
             f"{start} holds an adapter without the weights it belongs to, so no run can start from it. Merge it first: "
             "hf_bootstrap.merge_adapter(base, adapter, target)."
         )
-    model = AutoModelForCausalLM.from_pretrained(
-        start, dtype=getattr(torch, spec.dtype), attn_implementation=attention.name
-    )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            start, dtype=getattr(torch, spec.dtype), attn_implementation=attention.name
+        )
+    except (OSError, ValueError) as error:
+        raise TrainingError(
+            f"run {spec.run_id} starts from {start}, which cannot be loaded: {without_secrets(str(error))} Check the "
+            "path, or the name and whether this machine is online; the run then goes on."
+        ) from showable(error)
     n_params_base = model.num_parameters()
     if not _growth_of(spec).grows:
         return model, n_params_base, None

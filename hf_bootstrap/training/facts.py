@@ -3,6 +3,8 @@
 A file holds points of one run; here is also what makes a run another one.
 """
 
+import functools
+import hashlib
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -59,9 +61,21 @@ def model_facts(args: TrainingArguments, model: Any, size: ModelSize, sequence_l
 
 
 def versions() -> dict[str, str]:
-    """Of Python and the packages that decide a loss."""
-    names = ("hf_bootstrap", "torch", "transformers", "tokenizers", "accelerate")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+    """Of Python and the packages that decide a loss; that of this one ends in a digest of its code."""
+    names = ("torch", "transformers", "tokenizers", "accelerate")
+    own = f"{version('hf_bootstrap')}+{_code_digest()}"
+    return {"python": platform.python_version(), "hf_bootstrap": own, **{name: version(name) for name in names}}
+
+
+@functools.cache
+def _code_digest() -> str:
+    """Eight hexadecimal digits of the SHA-256 of the package's sources, names included."""
+    digest = hashlib.sha256()
+    package = Path(__file__).parents[1]
+    for path in sorted(package.rglob("*.py")):
+        source = path.read_bytes()
+        digest.update(f"{path.relative_to(package).as_posix()} {len(source)}\n".encode() + source)
+    return digest.hexdigest()[:8]
 
 
 def check_same_run(path: Path, written: Sequence[ScalingPoint], run_id: str, facts: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ Everything a run needs stands in its folder's `run.json`, and everything it leav
 A run that was killed goes on from its newest complete checkpoint.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from .callback import ScalingCallback
 from .checkpoints import Checkpoints
 from .data import PackedBlocks
 from .evaluation import from_first_process
+from .facts import data_facts
 from .schedule import Schedule
 from .trainer import TokenTrainer
 
@@ -38,21 +39,20 @@ def run_one(folder: RunFolder, report: Callable[[int], None] | None = None, *, s
             and none when the run is done. 0 saves only what the spec asks for. It changes no result.
 
     Raises:
-        TrainingError: a missing start, moments that cannot be carried over exactly, too little text, a loss that is no
-            number, or a batch that the processes cannot share equally.
+        TrainingError: a missing start, moments that cannot be carried over exactly, too little text, another text than
+            was asked for, a loss that is no number, or a batch that the processes cannot share equally.
     """
     spec = folder.spec()
     arguments = _arguments(folder, spec)  # first, for it brings the processes together
+    train, evals = _training_blocks(folder, spec), _held_out_blocks(folder, spec)
+    _check_text(spec, train, evals)
     set_seed(spec.seed)
     attention = choose_attention(spec.attention, dtype=getattr(torch, spec.dtype))
     start = begin(folder, spec, attention)
     newest = from_first_process(lambda: _resume_point(folder, spec))
     schedule = Schedule(tokens=spec.tokens, warmup_tokens=spec.warmup_tokens, decay_tokens=spec.decay_tokens)
     measure = ScalingCallback(
-        {
-            name: PackedBlocks(folder.study / spec.eval_sets[name], spec.sequence_length, keep_tail=True)
-            for name in sorted(spec.eval_sets, key=lambda name: name != spec.domain)  # the primary set first
-        },
+        evals,
         marks=spec.marks,
         points_file=folder.points_file,
         schedule=schedule,
@@ -64,7 +64,7 @@ def run_one(folder: RunFolder, report: Callable[[int], None] | None = None, *, s
     trainer = TokenTrainer(
         model=start.model,
         args=arguments,
-        train_dataset=_training_blocks(folder, spec),
+        train_dataset=train,
         callbacks=[saving, measure, _Progress(spec, report)],
         schedule=schedule,
         batch_tokens=spec.batch_tokens,
@@ -85,6 +85,26 @@ def _training_blocks(folder: RunFolder, spec: RunSpec) -> PackedBlocks:
             f"run trains {spec.tokens:,}. Give more text or train less; text is never repeated in silence."
         )
     return blocks
+
+
+def _held_out_blocks(folder: RunFolder, spec: RunSpec) -> dict[str, PackedBlocks]:
+    return {
+        name: PackedBlocks(folder.study / spec.eval_sets[name], spec.sequence_length, keep_tail=True)
+        for name in sorted(spec.eval_sets, key=lambda name: name != spec.domain)  # the primary set first
+    }
+
+
+def _check_text(spec: RunSpec, train: PackedBlocks, evals: Mapping[str, PackedBlocks]) -> None:
+    """Refuse token files that were packed again since the run was asked for: a study keeps their names."""
+    found = data_facts(train, evals)["hashes"]
+    files = {"data": spec.data, "tokenizer": spec.data, "eval_set": spec.eval_sets[spec.domain]}
+    for what, asked in spec.hashes.items():
+        if found.get(what, asked) != asked:
+            raise TrainingError(
+                f"run {spec.run_id} was asked for with {what} {asked[:12]}, but {files.get(what, what)} has "
+                f"{found[what][:12]} now: the text was packed anew, and points would name a text they do not come "
+                "from. Put the old text back, or leave this run alone: `study run` has runs of its own for the new one."
+            )
 
 
 def _resume_point(folder: RunFolder, spec: RunSpec) -> str | None:
@@ -143,7 +163,6 @@ def _facts(spec: RunSpec, attention: Attention, n_params_base: int | None) -> di
         "sequence_length": spec.sequence_length,
         "attention": attention.name,
         "attention_reason": attention.reason,
-        "hashes": dict(spec.hashes),
     }
 
 

@@ -68,6 +68,13 @@ def test_points_of_a_study_are_written(tiny_study, tmp_path):
     assert len(read_points(tmp_path / "all.jsonl").points) == 1
 
 
+@pytest.mark.parametrize("part", ["report", "points"])
+def test_a_folder_that_is_none_of_a_study_is_refused_and_not_made(part, tmp_path):
+    with pytest.raises(StudyError, match=r"no points yet: no run of the study in .*nothere is done\. Check the path"):
+        CliRunner().invoke(app, ["study", part, str(tmp_path / "nothere")], catch_exceptions=False)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_for_another_engine_is_printed_or_told_as_json(file, tmp_path, monkeypatch):
     specs = planned_runs(demo_study(), None)[0]
     monkeypatch.setattr("hf_bootstrap.study.conduct.make_ready", lambda *args, **kwargs: specs)

@@ -1,5 +1,6 @@
 """Runs that train nothing: they take time, write checkpoints and points as a real run does, and keep a journal."""
 
+import errno
 import multiprocessing
 import os
 import sys
@@ -7,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from hf_bootstrap.errors import TrainingError
 from hf_bootstrap.records import RunSpec, ScalingPoint
 from hf_bootstrap.store import COMPLETE, RunFolder, append_point, write_json
 
@@ -87,6 +89,16 @@ def fail_from_scratch_on_code(folder: RunFolder, report: Callable[[int], None]) 
     if spec.domain == "code" and spec.model is not None:
         journal(folder.study, "begin", spec.run_id)
         raise RuntimeError("no text was found")
+    run_one(folder, report)
+
+
+def fill_the_disk_or_diverge(folder: RunFolder, report: Callable[[int], None]) -> None:
+    """The stage from scratch on code finds no room on the disk, the one from the larger base diverges."""
+    spec = folder.spec()
+    if spec.domain == "code" and spec.model is not None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder.path / "checkpoint-1"))
+    if spec.domain == "code" and spec.base_tokens == 10_240 and not spec.resume:
+        raise TrainingError("the run diverged: loss is nan at step 3. Lower its peak learning rate.")
     run_one(folder, report)
 
 

@@ -177,6 +177,18 @@ def test_the_other_formats_name_every_run_once(tiny_grid, tmp_path):
         assert jobs.count(line) == work.count(line) == 1
 
 
+def test_a_run_that_fails_on_skypilot_leaves_the_rest_of_its_level_and_fails_the_task(tiny_grid, tmp_path):
+    _, level, *_ = yaml.safe_load_all(emit_jobs("tiny", tiny_grid.specs(), tmp_path, "skypilot"))
+    assert level["run"].count("accelerate launch") == 2
+    (tmp_path / "accelerate").write_text(
+        '#!/bin/sh\necho "$5" >> "$(dirname "$0")/tried"\ncase "$5" in *docs*) exit 3; esac\n'
+    )
+    (tmp_path / "accelerate").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    assert subprocess.run(["bash", "-c", level["run"]], check=False, env=environment).returncode == 1
+    assert len((tmp_path / "tried").read_text().splitlines()) == 2
+
+
 def test_an_unknown_format_is_refused(tiny_grid, tmp_path):
     with pytest.raises(StudyError, match="Did you mean 'slurm'"):
         emit_jobs("tiny", tiny_grid.specs(), tmp_path, "slrum")

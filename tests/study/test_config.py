@@ -87,6 +87,49 @@ def test_a_file_that_is_wrong_is_refused_at_its_place(path, value, message):
 
 
 @pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("vocab_size", 100, "holds 256 of them and the end of text. Ask for 257"),
+        ("vocab_size", 600, "model 'small' has vocab_size 512, but the study's tokenizer has 600"),
+        ("models.small.max_position_embeddings", 128, "has 128 positions .* of sequence_length 128 has 129"),
+        ("models.small.num_key_value_heads", 3, "2 attention heads, which cannot share 3 key/value heads"),
+        (
+            "models.small",
+            {"model_type": "llama", "hidden_size": 65, "num_attention_heads": 2},
+            "'small' has hidden_size 65, which 2",
+        ),
+        (
+            "models.small",
+            {"model_type": "gpt2", "n_embd": 64, "n_head": 2, "n_positions": 64},
+            "has 64 positions",
+        ),
+        ("training.dtype", "float33", r"training.dtype is 'float33'\. Did you mean 'float32'"),
+        ("training.attention", "foo", r"training.attention is 'foo'\. Known: eager"),
+        ("methods.1.growth", {"width": 2, "hidden_size": 100}, "'stack' cannot grow model 'small': .* from 64 to 100"),
+        ("methods.1.growth", {"layer_map": [0, 1, 2]}, "'stack' cannot grow model 'small': .* asks for layer 2"),
+    ],
+)
+def test_a_study_no_run_of_which_could_begin_is_refused(path, value, message):
+    with pytest.raises(StudyError, match=message):
+        StudyConfig.from_dict(changed(path, value))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("training.attention", "kernels-community/flash-attn2"),
+        ("models.small", {"model_type": "qwen3", "hidden_size": 65, "num_attention_heads": 2}),
+        ("models.small", {"model_type": "mistral", "hidden_size": 65, "num_attention_heads": 2}),
+        ("models.small", {"model_type": "gpt2"}),  # defaults are for transformers to know
+        ("methods.2.growth", {"width_method": "zero_pad", "hidden_size": 96, "num_attention_heads": 4}),
+        ("models.unused", {"model_type": "llama", "vocab_size": 8}),
+    ],
+)
+def test_what_a_run_could_be_is_not_refused(path, value):
+    assert StudyConfig.from_dict(changed(path, value))
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("!!python/object/apply:os.system ['touch canary']", "not YAML"),

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,13 +11,14 @@ import pytest
 import yaml
 
 from hf_bootstrap.errors import StudyError
-from hf_bootstrap.study.conduct import check_room, check_text, make_ready
+from hf_bootstrap.store import lock, read_json, write_json
+from hf_bootstrap.study.conduct import check_room, check_text, make_ready, planned_runs
 from hf_bootstrap.study.config import StudyConfig
-from hf_bootstrap.study.corpora import prepare_text
+from hf_bootstrap.study.corpora import is_text_of, prepare_text
 from hf_bootstrap.study.points import gather_points, write_points
 
 from .conftest import DEMO_FACTS, SMALL, demo_study_record
-from .test_run import run
+from .test_run import run, wait_until
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "studies.md"
 
@@ -111,6 +113,71 @@ def test_text_is_prepared_once_and_again_when_the_file_or_the_text_changes(corpo
     assert prepare(study(held_out_characters=1_000), tmp_path, corpora)[1]
     (corpora / "en.txt").write_text(prose("n", 3500))
     assert prepare(study(held_out_characters=1_000), tmp_path, corpora)[1]
+
+
+def test_an_edit_of_the_same_length_is_noticed(corpora, tmp_path):
+    before, _ = prepare(study(), tmp_path, corpora)
+    text = (corpora / "en.txt").read_text()
+    (corpora / "en.txt").write_text(text.replace("e", "f"))
+    after, packed = prepare(study(), tmp_path, corpora)
+    assert packed
+    assert after["en"]["train"]["hash"] != before["en"]["train"]["hash"]
+
+
+def test_a_text_prepared_before_files_had_hashes_is_packed_again_as_it_was(corpora, tmp_path):
+    prepare(study(), tmp_path, corpora)
+    whole = read_json(tmp_path / "text.json")
+    old = {**whole, "request": {**whole["request"], "files": {"en": [["en.txt", 5]]}, "versions": {"python": "3"}}}
+    write_json(tmp_path / "text.json", old)
+    assert is_text_of(study(), old)
+    prepare(study(), tmp_path, corpora)
+    assert read_json(tmp_path / "text.json") == whole
+
+
+def test_a_study_file_that_asks_for_another_text_has_no_runs_that_are_known(corpora, tmp_path):
+    specs = make_ready(study(), tmp_path, Characters(), corpora=corpora, say=lambda text: None)
+    run_ids = [spec.run_id for spec in specs]
+    found, is_final = planned_runs(study(), tmp_path)
+    assert ([spec.run_id for spec in found], is_final) == (run_ids, True)
+    part, is_final = planned_runs(study().narrowed(seeds=[1]), tmp_path)
+    assert is_final
+    assert {spec.run_id for spec in part} < set(run_ids)
+    for change in ({"vocab_size": 280}, {"held_out_characters": 1_000}, {"texts": {"en": {"files": "*.txt"}}}):
+        record = study().to_dict() | change
+        if "texts" in change:
+            record["methods"] = []
+        found, is_final = planned_runs(StudyConfig.from_dict(record), tmp_path)
+        assert not is_final
+        assert not {spec.run_id for spec in found} & set(run_ids)
+
+
+def test_two_that_begin_together_prepare_the_text_once(corpora, tmp_path):
+    tokens, told, found = Characters(), [], []
+
+    def ready():
+        found.append(make_ready(study(), tmp_path, tokens, corpora=corpora, say=told.append))
+
+    both = [threading.Thread(target=ready) for _ in range(2)]
+    waiting = f"Another process is working in {tmp_path / 'text'}: waiting for it to end."
+    with lock(tmp_path / "text"):
+        for one in both:
+            one.start()
+        wait_until(lambda: told == [waiting, waiting])
+    for one in both:
+        one.join(timeout=60)
+    assert found[0] == found[1]
+    assert sum(words.startswith("Reading the text") for words in told) == 1
+
+
+def test_a_base_that_is_not_there_is_refused_before_anything_starts(corpora, tmp_path):
+    nowhere = {"path": str(tmp_path / "model"), "tokens": 10_240}
+    config = study(bases=[{"text": "en", "checkpoints": [nowhere, {"path": "org/on-the-hub", "tokens": 20_480}]}])
+    with pytest.raises(StudyError, match=rf"no model in {tmp_path}/model: no config\.json is there"):
+        make_ready(config, tmp_path, Characters(), corpora=corpora, say=lambda text: None)
+    assert not (tmp_path / "runs").exists()
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    assert make_ready(config, tmp_path, Characters(), corpora=corpora, say=lambda text: None)
 
 
 def test_files_that_are_not_there_or_no_text_are_named(corpora, tmp_path):

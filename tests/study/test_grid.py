@@ -118,12 +118,35 @@ def test_marks_are_rounded_down_to_whole_steps(tiny_grid):
         ({"base_tokens": ()}, "at least one base mark"),
         ({"seeds": ()}, "one seed"),
         ({"decay_share": 0.0}, "decay_share is 0.0"),
-        ({"base_tokens": (1_024,)}, "too short to decay"),
+        ({"base_tokens": (1_024,)}, "the base: a mark of 1,024 tokens is 2 steps, too short to decay"),
+        ({"warmup_steps": 9}, "the base: a mark of 5,120 tokens is 10 steps; a warm-up of 9"),
     ],
 )
 def test_a_grid_that_cannot_be_laid_out_is_refused(tiny_grid, change, message):
     with pytest.raises(StudyError, match=message):
         replace(tiny_grid, **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tokens": (10_240, 1_024)}, "method 'continue': a mark of 1,024 tokens is 2 steps, too short"),
+        ({"scratch_tokens": (1_024,)}, "method 'continue', its run from scratch: a mark of 1,024 tokens"),
+    ],
+)
+def test_a_mark_that_is_too_short_is_named_with_its_method(tiny_grid, change, message):
+    (method,) = tiny_grid.methods
+    with pytest.raises(StudyError, match=message):
+        replace(tiny_grid, methods=(replace(method, **change),))
+
+
+def test_each_stage_is_judged_by_its_own_warm_up(tiny_grid):
+    (method,) = tiny_grid.methods
+    long = {"base_tokens": (51_200,), "warmup_steps": 50}
+    short = replace(method, scratch=None)
+    assert replace(tiny_grid, **long, methods=(short,)).specs()
+    with pytest.raises(StudyError, match=r"its run from scratch: .* a warm-up of 50"):
+        replace(tiny_grid, **long, methods=(method,))
 
 
 def test_planning_loads_no_torch():

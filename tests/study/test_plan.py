@@ -71,6 +71,16 @@ def test_flops_of_a_model_with_other_names_for_its_sizes():
     assert plan.flops == pytest.approx(plan.tokens * 6 * (matmul + 2 * 64 * 128))
 
 
+def test_what_a_base_from_elsewhere_costs_is_not_known():
+    base = {"text": "docs", "checkpoints": [{"path": "org/model", "tokens": "1B"}]}
+    record = {**demo_study_record(), "bases": [base], "methods": [{"name": "a", "text": "code", "tokens": [131072]}]}
+    config = StudyConfig.from_dict(record)
+    plan = make_plan(config, planned_runs(config, None)[0])
+    assert plan.disk_bytes is None
+    assert "Disk: not known" in str(plan)
+    assert "FLOPs not known" in str(plan)
+
+
 def test_a_sound_grid_has_no_weakness():
     assert list(find_weaknesses(sound())) == []
 
@@ -91,6 +101,21 @@ def test_a_weakness_is_named_with_the_cheapest_cure(changes, problem, cure):
     (found,) = find_weaknesses(sound(**changes))
     assert problem in str(found)
     assert cure in str(found)
+
+
+def test_one_trunk_of_a_method_with_seeds_of_its_own_is_named_with_what_the_others_cost():
+    record = sound().to_dict()
+    rates = {"name": "rates", "text": "code", "tokens": MARKS, "scratch": "small"}
+    record["methods"] = [*record["methods"], {**rates, "seeds": 1}]
+    config = StudyConfig.from_dict(record)
+    (found,) = find_weaknesses(config)
+    assert str(found).startswith("rates: 1 trunk: how much one base differs")
+    assert "Add 2 of the study's seeds to its own" in found.cure
+    record["methods"][-1] = rates
+    cured = StudyConfig.from_dict(record)
+    assert list(find_weaknesses(cured)) == []
+    tokens = [make_plan(study, planned_runs(study, None)[0]).methods["rates"]["tokens"] for study in (config, cured)]
+    assert found.tokens == tokens[1] - tokens[0]
 
 
 def test_the_cure_named_cures_and_costs_what_it_says():

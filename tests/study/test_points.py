@@ -11,7 +11,9 @@ from hf_bootstrap.records import ScalingPoint
 from hf_bootstrap.store import RunFolder, read_points, write_json
 from hf_bootstrap.study import leases
 from hf_bootstrap.study.leases import LEASE, Leases
-from hf_bootstrap.study.points import best_rates, gather_points, write_points
+from hf_bootstrap.study.mixtures import mixed_releases, mixed_text
+from hf_bootstrap.study.points import best_rates, gather_points, study_points, write_points
+from hf_bootstrap.study.runs import note_runs
 from hf_bootstrap.study.status import read_status
 
 from .test_run import run
@@ -74,6 +76,40 @@ def test_no_points_are_no_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_points_of_runs_that_are_none_of_the_study_any_more_are_left_out_and_named(tiny_grid, tmp_path):
+    specs = tiny_grid.specs()
+    run(specs[:2], tmp_path)
+    assert study_points(tmp_path) == (gather_points(tmp_path), "")  # prepared by no study file
+    note_runs(tmp_path, "tiny", specs[:1])
+    found, left_out = study_points(tmp_path)
+    assert {point.run_id for point in found} == {specs[0].run_id}
+    assert left_out.startswith("Left out: 1 done runs")
+    assert specs[1].run_id in left_out
+    note_runs(tmp_path, "tiny", specs[5:])
+    with pytest.raises(StudyError, match=r"no points yet: .* 2 of an older file or text are"):
+        study_points(tmp_path)
+
+
+def test_texts_that_are_mixed_are_named_and_what_a_study_varies_is_not():
+    hashes = {"data": "d" * 64, "eval_set": "e" * 64, "eval_set/code": "c" * 64, "tokenizer": "t" * 64}
+    here = point("a", 1e-3, 2.0, domain="docs", hashes=hashes, versions={"torch": "1", "python": "3"})
+    by_design = [
+        replace(here, seed=1, hashes={**hashes, "data": "x"}),
+        replace(here, replay_ratio=0.1, hashes={**hashes, "data": "y"}),
+        replace(here, domain="code", hashes={**hashes, "eval_set": "c" * 64, "data": "z", "eval_set/code": "c" * 64}),
+    ]
+    assert mixed_text([here, *by_design]) == []
+    for name, words in {
+        "data": "the training text of docs, seed 0",
+        "eval_set": "the held-out text of docs",
+        "eval_set/code": "the held-out text of code",
+        "tokenizer": "the tokenizer",
+    }.items():
+        other = replace(here, hashes={**hashes, name: "0" * 64})
+        assert mixed_text([here, other]) == [f"Mixed: {words} is 000000000000 and {hashes[name][:12]}."]
+    assert mixed_releases([here, replace(here, versions={"torch": "2", "python": "3"})]) == {"torch": ("1", "2")}
+
+
 def test_the_status_is_what_the_files_say(tiny_grid, tmp_path):
     specs = tiny_grid.specs()
     run(specs[:3], tmp_path)
@@ -82,9 +118,10 @@ def test_the_status_is_what_the_files_say(tiny_grid, tmp_path):
     RunFolder.create(tmp_path, specs[4])
     other = Leases(tmp_path)
     assert other.take(specs[4].run_id)
+    RunFolder.create(tmp_path, specs[5])  # as `study emit` leaves it: nobody took it yet
     found = read_status(specs, tmp_path)
     assert found.counts == {"done": 3, "stopped": 1, "running": 1, "waiting": 7}
-    assert [r.state for r in found.runs[:5]] == ["done", "done", "done", "stopped", "running"]
+    assert [r.state for r in found.runs[:6]] == ["done", "done", "done", "stopped", "running", "waiting"]
     assert found.runs[0].loss == pytest.approx(gather_points(tmp_path, {specs[0].run_id})[0].loss)
     assert "the last words" in found.runs[3].log_end
     assert f"process {os.getpid()}" in found.runs[4].holder

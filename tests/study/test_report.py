@@ -8,6 +8,7 @@ from hf_bootstrap.laws.law import ScalingLaw
 from hf_bootstrap.records import ScalingPoint
 from hf_bootstrap.store import RunFolder, write_json
 from hf_bootstrap.study.analysis import analyse
+from hf_bootstrap.study.conduct import write_study_report
 from hf_bootstrap.study.prose import apart_words, form_words, growth_words, limits
 from hf_bootstrap.study.report import terminal_summary, write_report
 
@@ -224,6 +225,16 @@ def test_mixed_releases_are_named(demo_points, tmp_path):
     words = Page(write_report(tmp_path, few, analyse(tmp_path, few)).read_text()).words
     assert "python 3.11.7 and 3.13.1" in words
     assert "Releases are mixed." in words
+
+
+def test_a_folder_with_points_of_two_texts_says_so_on_the_page_and_in_the_terminal(demo_points, tmp_path):
+    few = [point for point in demo_points if point.method == "continue" and point.base_tokens == 131_072]
+    few[0] = replace(few[0], hashes={**few[0].hashes, "tokenizer": "new"}, versions={"torch": "3.0"})
+    page, told = write_study_report(tmp_path, few, "Left out: 3 done runs.")
+    for words in (page.read_text(), (tmp_path / "report.md").read_text(), told):
+        assert "Mixed: the tokenizer is new and tttttttt." in words
+        assert "Left out: 3 done runs." in words
+    assert "Mixed: releases of torch: 2.13.0, 3.0." in told
 
 
 def test_a_done_json_without_growth_gives_no_proof(demo_grid, demo_points, tmp_path):

@@ -1,5 +1,6 @@
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -154,6 +155,28 @@ def test_a_run_that_fails_to_the_end_is_named_with_its_log_and_the_rest_goes_on(
     assert not alive(tmp_path)
     assert len(ended(tmp_path)) == len(specs) - 3
     # The cause mended, the study goes on from there.
+    assert len(run(specs, tmp_path)) == len(specs)
+    assert len(ended(tmp_path)) == len(specs)
+
+
+def test_a_full_disk_and_a_run_that_diverges_are_named_and_the_rest_goes_on(tiny_grid, tmp_path):
+    specs = tiny_grid.specs()
+    with pytest.raises(StudyError) as caught:
+        run(specs, tmp_path, "fill_the_disk_or_diverge", retries=0)
+    full, diverged = (
+        spec.run_id
+        for of_base in (0, 10_240)
+        for spec in specs
+        if spec.domain == "code" and spec.base_tokens == of_base and not spec.resume
+    )
+    told = str(caught.value)
+    assert "2 of 12 runs failed once or have lost their start; 4 more start from them" in told
+    assert re.search(rf"run {full} ended with exit code 1 .*\n(    .*\n)*    OSError: .*No space left on device", told)
+    assert re.search(
+        rf"run {diverged} ended with exit code 1 .*\n(    .*\n)*    .*TrainingError: the run diverged", told
+    )
+    assert len(ended(tmp_path)) == len(specs) - 6
+    # Room made and the rate lowered, the study goes on from there.
     assert len(run(specs, tmp_path)) == len(specs)
     assert len(ended(tmp_path)) == len(specs)
 

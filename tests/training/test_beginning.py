@@ -5,7 +5,10 @@ from types import SimpleNamespace
 import pytest
 
 from hf_bootstrap.errors import TrainingError
-from hf_bootstrap.training.beginning import start_folder
+from hf_bootstrap.records import RunSpec
+from hf_bootstrap.store import RunFolder
+from hf_bootstrap.training.attention import choose_attention
+from hf_bootstrap.training.beginning import begin, start_folder
 
 
 def test_a_model_trained_elsewhere_needs_no_mark_of_ours(tmp_path):
@@ -23,3 +26,13 @@ def test_a_checkpoint_of_the_study_must_be_complete(tmp_path):
         start_folder(SimpleNamespace(study=tmp_path), spec)
     (inside / "complete.json").write_text("{}")
     assert start_folder(SimpleNamespace(study=tmp_path), spec) == str(inside)
+
+
+def test_a_start_that_is_not_there_is_named_with_what_to_do(tmp_path):
+    nowhere = str(tmp_path / "nowhere")
+    spec = RunSpec(
+        method="continue", domain="words", seed=0, start=nowhere, base_tokens=100, data="train", tokens=64,
+        eval_sets={"words": "held"}, peak_lr=1e-3, batch_size=2, sequence_length=16,
+    )  # fmt: skip
+    with pytest.raises(TrainingError, match=rf"starts from {nowhere}, which cannot be loaded: .* Check the path"):
+        begin(RunFolder.create(tmp_path, spec), spec, choose_attention("eager"))

@@ -1,5 +1,7 @@
 """The callback works in a plain Trainer, and what it writes can be trusted."""
 
+import re
+
 import pytest
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
@@ -89,6 +91,24 @@ def test_a_point_torn_by_a_crash_is_measured_again_on_resume(model, study, tmp_p
     file.write_bytes(file.read_bytes()[:-30])
     trainer(model, study, tmp_path, callback(study)).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
     assert [(p.step, p.loss) for p in read_points(file).points] == [(p.step, p.loss) for p in straight]
+
+
+def test_the_version_of_this_package_changes_with_its_code(tmp_path, monkeypatch):
+    from hf_bootstrap.training import facts
+
+    def told(source):
+        (tmp_path / "training" / "other.py").write_text(source)
+        facts._code_digest.cache_clear()
+        return facts.versions()["hf_bootstrap"]
+
+    (tmp_path / "training").mkdir()
+    monkeypatch.setattr(facts, "__file__", str(tmp_path / "training" / "facts.py"))
+    try:
+        one, two, again = told("a = 1"), told("a = 2"), told("a = 1")
+    finally:
+        facts._code_digest.cache_clear()
+    assert one == again != two
+    assert re.fullmatch(r"\d+\.\d+\.\d+\+[0-9a-f]{8}", one)
 
 
 def test_facts_that_are_no_field_of_a_point_get_a_suggestion(study):

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from hf_bootstrap.errors import TrainingError
 from hf_bootstrap.records import RunSpec
 from hf_bootstrap.store import COMPLETE, RunFolder
+from hf_bootstrap.training.data import PackedBlocks
 from hf_bootstrap.training.loop import run_one
 
 from .conftest import MODEL
@@ -164,3 +165,15 @@ def test_a_branch_off_the_first_log_counts_from_its_checkpoint(here):
     assert [(point.step, point.tokens) for point in (*trunk.points(), *branch.points())] == [
         (0, 0), (18, 18 * BATCH), (20, 20 * BATCH)
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ["data", "eval_set", "tokenizer", "eval_set/more"])
+def test_a_text_that_was_packed_again_is_refused_before_any_compute(here, study, what):
+    sets = {"words": "held.safetensors", "more": "train.safetensors"}
+    train, held = (PackedBlocks(study / f"{name}.safetensors", 16).facts for name in ("train", "held"))
+    found = {"data": train.hash, "eval_set": held.hash, "tokenizer": train.tokenizer_hash, "eval_set/more": train.hash}
+    folder = RunFolder.create(here, spec(eval_sets=sets, hashes={**found, what: "0" * 64}))
+    with pytest.raises(TrainingError, match=f"asked for with {what} 000000000000, .* has {found[what][:12]} now"):
+        run_one(folder)
+    assert [path.name for path in folder.path.iterdir()] == ["run.json"]
+    assert carry_out(here, spec(eval_sets=sets, hashes=found)).points()[-1].hashes == found

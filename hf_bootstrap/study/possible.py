@@ -1,0 +1,105 @@
+"""What no run could be: models, text and training of a study that cannot go together, told from its file alone.
+
+Only what the file states is judged, since what it leaves out has defaults that transformers alone knows. Without torch.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..errors import GrowthError, StudyError, did_you_mean
+from ..growth.config import DTYPES_TO_WRITE, SIZE_FIELDS, GrowthConfig
+
+if TYPE_CHECKING:
+    from .config import BaseConfig, MethodConfig, StudyConfig
+
+__all__ = ["check_possible"]
+
+# 256 bytes and the end-of-text token.
+_SMALLEST_VOCABULARY = 257
+_ATTENTION = (
+    "eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3", "flash_attention_4", "torch_varlen",
+)  # fmt: skip
+# transformers refuses these where heads do not divide the hidden size, head_dim or not; in others heads have a width of
+# their own.
+_DIVIDED = ("gpt2", "gpt_neox", "llama", "opt")
+# What GPT-2 and its kin call a size.
+_OTHER_NAMES = {
+    "hidden_size": "n_embd",
+    "intermediate_size": "n_inner",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+    "max_position_embeddings": "n_positions",
+}
+
+
+def check_possible(config: "StudyConfig") -> None:
+    """Refuse a study of which some run could not even begin.
+
+    Raises:
+        StudyError: naming the model, the method or the key, and the values.
+    """
+    training, vocabulary = config.training, config.vocab_size
+    if vocabulary is not None and vocabulary < _SMALLEST_VOCABULARY:
+        raise StudyError(
+            f"vocab_size is {vocabulary}, but a tokenizer of bytes holds 256 of them and the end of text. Ask for "
+            f"{_SMALLEST_VOCABULARY} or more."
+        )
+    if training.dtype not in DTYPES_TO_WRITE:
+        raise StudyError(f"training.dtype is {training.dtype!r}. {did_you_mean(training.dtype, DTYPES_TO_WRITE)}")
+    attention = training.attention
+    # A name with a slash is a kernel on the Hub.
+    if attention is not None and attention not in _ATTENTION and "/" not in attention:
+        raise StudyError(f"training.attention is {attention!r}. {did_you_mean(attention, _ATTENTION)}")
+    for name in (*(base.model for base in config.bases), *(method.scratch for method in config.methods)):
+        if name is not None:
+            _check_model(name, config.model(name), vocabulary, training.sequence_length)
+    for method in config.methods:
+        for base in config.bases:
+            _check_growth(config, method, base)
+
+
+def _check_model(name: str, model: Mapping[str, Any], vocabulary: int | None, length: int) -> None:
+    rows, positions = _size(model, "vocab_size"), _size(model, "max_position_embeddings")
+    if rows is not None and vocabulary is not None and rows < vocabulary:
+        raise StudyError(
+            f"model {name!r} has vocab_size {rows}, but the study's tokenizer has {vocabulary} entries: the model "
+            f"could not read its tokens. Give the model at least {vocabulary}."
+        )
+    if positions is not None and positions < length + 1:
+        raise StudyError(
+            f"model {name!r} has {positions} positions (max_position_embeddings), but a block of sequence_length "
+            f"{length} has {length + 1}, for neighbours overlap by one. Give more positions or shorter blocks."
+        )
+    hidden, heads, groups = (_size(model, key) for key in ("hidden_size", "num_attention_heads", "num_key_value_heads"))
+    if model.get("model_type") in _DIVIDED and hidden and heads and hidden % heads:
+        raise StudyError(
+            f"model {name!r} has hidden_size {hidden}, which {heads} attention heads cannot share evenly. Make it a "
+            f"multiple of {heads}."
+        )
+    if heads and groups and heads % groups:
+        raise StudyError(
+            f"model {name!r} has {heads} attention heads, which cannot share {groups} key/value heads evenly. Make "
+            f"them a multiple of {groups}."
+        )
+
+
+def _check_growth(config: "StudyConfig", method: "MethodConfig", base: "BaseConfig") -> None:
+    """Refuse a growth that a base trained here cannot have."""
+    if method.growth is None or base.model is None or not method.from_base:
+        return
+    model, growth = config.model(base.model), GrowthConfig.from_dict(method.growth)
+    sizes = {kind: size for kind, key in SIZE_FIELDS.items() if (size := _size(model, key)) is not None}
+    layers = _size(model, "num_hidden_layers")
+    try:
+        if all(kind in sizes for kind, key in SIZE_FIELDS.items() if getattr(growth, key) is not None):
+            growth.factors(sizes)
+        if layers is not None:
+            growth.layers(layers)
+    except GrowthError as error:
+        raise StudyError(f"method {method.name!r} cannot grow model {base.model!r}: {error}") from error
+
+
+def _size(model: Mapping[str, Any], key: str) -> int | None:
+    """A size as the file states it, under either name; None where it does not, or states no whole number."""
+    found = model.get(key, model.get(_OTHER_NAMES.get(key, key)))
+    return found if type(found) is int and found > 0 else None
