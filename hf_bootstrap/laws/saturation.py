@@ -159,6 +159,9 @@ def verdict(law: LawLike, nulls: Sequence[NullTest] = ()) -> Verdict:
     params = fitted.params()
     if "alpha3" not in params:
         raise LawError(f"The form {fitted.form.name!r} has no alpha3; ask a law of the form 'bootstrap'.")
+    if "alpha3" in fitted.unidentified:
+        told = "These points cannot tell alpha3 from other parameters, so they do not show whether the exponent falls."
+        return Verdict(finding="cannot be told", sentence=told)
     found = fitted.interval("alpha3")
     value = f"alpha3 = {params['alpha3']:+.4f}"
     if found is None:
@@ -194,8 +197,8 @@ class SaturationTest:
     """All there is to say about alpha3: its interval, the nulls, and its profile with the floor.
 
     Attributes:
-        nulls: one test per null.
-        profile: the joint profile of alpha3 and E; None where nothing could be resampled or left out.
+        nulls: one test per null; none where the points cannot tell alpha3.
+        profile: the joint profile of alpha3 and E; None there, and where nothing could be resampled or left out.
         verdict: the finding and its sentence.
         loss_unit: of E.
     """
@@ -243,10 +246,11 @@ def saturation_test(
         raise LawError(f"The form {fitted.form.name!r} has no alpha3; ask a law of the form 'bootstrap'.")
     if law.points_ is None:
         raise LawError("This law has no points at hand. Fit it, or load it from a folder that holds its points.")
-    tests = tuple(null_test(law.points_, null, n, delta=fitted.delta, seed=seed) for null in nulls)
+    known = "alpha3" not in fitted.unidentified
+    tests = tuple(null_test(law.points_, null, n, delta=fitted.delta, seed=seed) for null in nulls if known)
     return SaturationTest(
         nulls=tests,
-        profile=profile(law, "alpha3", "E", steps=steps) if len(fitted.replicates.theta) else None,
+        profile=profile(law, "alpha3", "E", steps=steps) if known and len(fitted.replicates.theta) else None,
         verdict=verdict(law, tests),
         loss_unit=fitted.loss_unit,
     )
