@@ -173,27 +173,37 @@ def _exponents(points: Points, fit: Fit) -> Iterator[str]:
 
 
 def _look_clusters(points: Points, fit: Fit, replicates: Replicates) -> Iterator[str]:
-    if replicates.unit in ("row", "run_id") and points.base_tokens is not None:
-        yield from _grouped(points.base_tokens, fit.residuals)
+    if replicates.unit not in ("row", "run_id"):
+        return
+    if "base_tokens" in fit.form.columns:
+        if _err_together(points.base_tokens, fit.residuals):
+            yield (
+                "There are no base ids, and rows of one D1 err together: the intervals, which treat rows as "
+                "independent, are too narrow. Name base_run_id and base_checkpoint_id."
+            )
+    elif _err_together(points.n_params, fit.residuals):
+        yield (
+            "Rows of one model size err together: the intervals, which treat "
+            f"{'runs' if replicates.unit == 'run_id' else 'rows'} as independent, are too narrow. Name what they share "
+            "as base_run_id."
+        )
 
 
-def _grouped(base_tokens: FloatArray, residuals: FloatArray) -> Iterator[str]:
-    """Whether rows of one D1 err together, which resampling by row would not see."""
+def _err_together(column: FloatArray | None, residuals: FloatArray) -> bool:
+    """Whether rows of one level do, which resampling by row would not see."""
     from scipy.special import fdtrc
 
-    levels, group = np.unique(base_tokens, return_inverse=True)
+    if column is None:
+        return False
+    levels, group = np.unique(column, return_inverse=True)
     counts = np.bincount(group)
     between, within = len(levels) - 1, len(residuals) - len(levels)
     if between < 1 or within < 2:
-        return
+        return False
     means = np.bincount(group, residuals) / counts
     inside = np.sum((residuals - means[group]) ** 2) / within
     ratio = np.sum(counts * (means - residuals.mean()) ** 2) / between / max(inside, 1e-30)
-    if fdtrc(between, within, ratio) < 0.05:
-        yield (
-            "There are no base ids, and rows of one D1 err together: the intervals, which treat rows as independent, "
-            "are too narrow. Name base_run_id and base_checkpoint_id."
-        )
+    return bool(fdtrc(between, within, ratio) < 0.05)
 
 
 def _look_residuals(points: Points, fit: Fit, replicates: Replicates) -> Iterator[str]:
@@ -340,6 +350,11 @@ def _look_precision(points: Points, fit: Fit, replicates: Replicates) -> Iterato
 
 def _look_zero_rows(points: Points, fit: Fit, replicates: Replicates) -> Iterator[str]:
     del replicates
+    if "base_tokens" in fit.form.columns and points.from_scratch.all():
+        yield (
+            f"All {len(points)} rows are from scratch (base_tokens 0): nothing here checks what this law says of a "
+            "base, and it refuses to say it. Fit rows with a base too."
+        )
     if isinstance(fit.form, WithScratch):
         yield (
             f"{int(points.from_scratch.sum())} from-scratch rows (D1 = 0), where this form diverges, were fitted with "
@@ -355,7 +370,7 @@ CHECKS: dict[str, Check] = {
     "identifiability": Check("Which parameters can this design tell apart, and why not?", _look_identifiability),
     "range": Check("Does every axis span a decade, and have three levels?", design_checks.look_range),
     "bounds": Check("Is the floor believable, and is every exponent positive inside the data?", _look_bounds),
-    "clusters": Check("Without ids, do rows of one base err together?", _look_clusters),
+    "clusters": Check("Without ids, do rows of one base, or of one model size, err together?", _look_clusters),
     "residuals": Check("Are there outliers, trends, unequal spread or a misfit?", _look_residuals),
     "objective": Check("Do other objectives move the parameters?", _look_objective),
     "influence": Check("Does one point, or the largest runs, carry the fit?", _look_influence),

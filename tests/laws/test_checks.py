@@ -116,6 +116,17 @@ def test_6_rows_of_one_base_that_err_together_are_seen_without_ids():
     assert said({n: c for n, c in rows.items() if n not in NO_IDS}, "rows of one D1 err together")
 
 
+def test_6_rows_of_one_size_that_err_together_are_seen_in_laws_of_one_stage():
+    n, d = (x.ravel() for x in np.meshgrid(np.geomspace(1e7, 1e9, 6), np.geomspace(1e9, 1e11, 6), indexing="ij"))
+    law, rng = ScalingLaw.from_params("chinchilla", **PLANTED["chinchilla"]), np.random.default_rng(0)
+    loss = law.predict(n_params=n, tokens=d, extrapolate=True).value * np.exp(5e-4 * rng.standard_normal(36))
+    words = "Rows of one model size err together"
+    assert not said({"n_params": n, "tokens": d, "loss": loss}, words, form="chinchilla")
+    loss = loss * np.exp(np.repeat(0.01 * rng.standard_normal(6), 6))
+    (sentence,) = said({"n_params": n, "tokens": d, "loss": loss}, words, form="chinchilla")
+    assert "Name what they share as base_run_id" in sentence
+
+
 def test_7_residuals_show_outliers_trends_spread_and_misfit():
     rows = sound()
     rows["loss"][7] *= 1.08
@@ -208,6 +219,22 @@ def test_14_rows_of_zero_are_named():
     found = checks(rows)
     assert any("6 from-scratch rows (D1 = 0), where this form diverges" in c for c in found)
     assert any("1 row left out: 0 tokens" in c for c in found)
+
+
+def test_14_a_law_of_rows_from_scratch_alone_invents_no_range_of_bases(tmp_path):
+    tokens = np.geomspace(1e6, 1e9, 8)
+    rows = {"base_tokens": np.zeros(8), "tokens": tokens, "loss": 1.8 + 400 * tokens**-0.36}
+    law = ScalingLaw("total_tokens", resamples=20).fit(rows)
+    assert law.fitted.ranges == {"tokens": (1e6, 1e9)}
+    assert any(c.startswith("All 8 rows are from scratch (base_tokens 0)") for c in law.checks_)
+    law.save_pretrained(tmp_path)
+    for found in (law, ScalingLaw.from_pretrained(tmp_path)):
+        assert "data:       tokens 1M to 1B" in found.summary()
+        assert found.predict(base_tokens=0, tokens=1e8).reach == 0
+        with pytest.raises(PredictionError, match="but all 8 rows behind this law are from scratch"):
+            found.predict(base_tokens=1e12, tokens=1e8, extrapolate=True)
+    assert json.loads((tmp_path / "law.json").read_text())["ranges"] == {"tokens": [1e6, 1e9]}
+    assert "predict(base_tokens=0, " in (tmp_path / "README.md").read_text()
 
 
 def test_15_rounded_losses_are_named():
