@@ -9,10 +9,12 @@ from hf_bootstrap.errors import FitError, LawError
 from hf_bootstrap.laws.fitting import fit_form
 from hf_bootstrap.laws.forms import FORMS, find_form
 from hf_bootstrap.laws.scratch import WithScratch
+from hf_bootstrap.laws.size import WithSize
 from hf_bootstrap.laws.terms import Term
 
 from .grids import PLANTED
 
+SIZE = {"B_size": 40.0, "beta_size": 0.25}
 BRANCH = {"A_scratch": 700.0, "alpha_scratch": 0.4}
 
 
@@ -51,6 +53,10 @@ def cases():
             whole = form if form.covers_scratch else WithScratch(form)
             params = PLANTED[name] if form.covers_scratch else PLANTED[name] | BRANCH
             yield pytest.param(whole, params, True, id=f"{name} and scratch")
+    for name in ("total_tokens", "effective_transfer"):
+        yield pytest.param(WithSize(FORMS[name]), PLANTED[name] | SIZE, False, id=f"{name} and size")
+    whole = WithScratch(WithSize(FORMS["additive"]))
+    yield pytest.param(whole, PLANTED["additive"] | SIZE | BRANCH, True, id="additive, size and scratch")
 
 
 every_form = pytest.mark.parametrize(("form", "params", "scratch"), list(cases()))
