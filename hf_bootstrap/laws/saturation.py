@@ -20,6 +20,7 @@ from .noise import draw_noise, two_scales
 from .points import Points
 from .profiles import Profile, profile
 from .resampling import find_clusters
+from .scratch import WithScratch
 from .size import WithSize
 from .terms import FloatArray, Form
 
@@ -268,9 +269,12 @@ def saturation_test(
     if law.points_ is None:
         raise LawError("This law has no points at hand. Fit it, or load it from a folder that holds its points.")
     known = "alpha3" not in fitted.unidentified
-    form = getattr(fitted.form, "inner", fitted.form)
-    fits = {"form": form, "objective": fitted.objective, "delta": fitted.delta}
-    tests = tuple(null_test(law.points_, null, n, **fits, seed=seed) for null in nulls if known)
+    form = fitted.form.inner if isinstance(fitted.form, WithScratch) else fitted.form
+    tests = tuple(
+        null_test(law.points_, null, n, form=form, objective=fitted.objective, delta=fitted.delta, seed=seed)
+        for null in nulls
+        if known
+    )
     return SaturationTest(
         nulls=tests,
         profile=profile(law, "alpha3", "E", steps=steps) if known and len(fitted.replicates.theta) else None,

@@ -9,6 +9,7 @@ import pytest
 
 from hf_bootstrap import FORMS, ScalingLaw
 from hf_bootstrap.errors import FitError, LawError, PredictionError
+from hf_bootstrap.laws.catalogue import catalogue_text
 from hf_bootstrap.laws.checks import CHECKS, run_checks
 from hf_bootstrap.laws.fitting import fit_form
 from hf_bootstrap.laws.identifiability import identify
@@ -347,6 +348,10 @@ def test_a_constant_ratio_is_named_whatever_the_form(name):
     told = [sentence for sentence in run_checks(points, fit, none) if ratio in sentence]
     assert len(told) == 1
     assert "constant" in told[0]
+    page = catalogue_text().partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+    (line,) = re.findall(rf"Known at a constant {ratio} = c: (.*)", page)
+    if "; not " in line:
+        assert line.partition("; not ")[2] == f"{', '.join(found.lost)}."
     for text in found.combinations:  # what is called known is known along the whole line that is lost, not near the fit
         assert not re.search(r"\de[+-]\d", text), (
             "a coefficient of 5.487e+04 is an artefact of where the fit came to rest"
