@@ -237,7 +237,7 @@ def _provenance(law: FittedLaw, points: Points | None) -> Markdown:
 
 def _example(law: FittedLaw) -> str:
     middle = {name: _written((low * high) ** 0.5) for name, (low, high) in law.ranges.items()}
-    usual = {"mixture_ratio": "0.5"}
+    usual = {"mixture_ratio": "0.5", **({"base_tokens": "0"} if law.ranges else {})}
     return ", ".join(f"{name}={middle.get(name, usual.get(name, '1e9'))}" for name in law.form.columns)
 
 

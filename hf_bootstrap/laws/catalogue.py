@@ -27,7 +27,22 @@ here: counted in billions instead of tokens, alpha1 and alpha2 of the bootstrap 
 | U | `unique_tokens` | tokens of one epoch |
 | r | `mixture_ratio` | share of the measured domain in the training tokens |
 
+Where all points have the same ratio of two columns (D2/D1, D/N), they follow one line: a fit says so, whatever the
+form, and knows the law on that line alone. What that leaves of its parameters is said with each form.
+
 """
+# What points with D2 = c D1 (of one stage: D = c N) know; of other forms every parameter, by curvature alone.
+_ON_A_LINE = {
+    "bootstrap": "ln A - alpha2 ln c, alpha1 + alpha2, alpha3 (by curvature alone) and E; not A, alpha1, alpha2.",
+    "bootstrap_n": "ln A - alpha2 ln c, alpha1 + alpha2, alpha3 (by curvature alone), B, beta and E; not A, alpha1, "
+    "alpha2.",
+    "multiplicative": "ln A - alpha2 ln c, alpha1 + alpha2 and E; not A, alpha1, alpha2.",
+    "hybrid": "ln A - alpha2 ln c, alpha1 + alpha2, B, beta and E; not A, alpha1, alpha2.",
+    "unified": "alpha, ln A - (alpha / s) ln(c^s + k) and E; not A, k, s.",
+    "total_tokens": "all of it: the form knows no other ratio.",
+    "cross_lingual": "A, alpha, ln B - beta ln c, beta + gamma and E; not B, beta, gamma.",
+    "gadre": "eta, a c^eta + b c^-eta and E; not a, b.",
+}
 
 
 def catalogue_text() -> str:
@@ -52,7 +67,17 @@ def _section(form: Form) -> str:
     lines += ["", "| parameter | what it is | range |", "|---|---|---|"]
     for name in form.parameters:
         lines.append(f"| {name} | {form.units[name]} | {'above 0' if name in form.positive else 'any'} |")
-    lines += ["", f"Where it holds: {form.domain}", "", f"From scratch: {_from_scratch(form)}", ""]
+    ratio = "D2/D1" if "base_tokens" in form.columns else "D/N"
+    line = _ON_A_LINE.get(form.name, "its parameters by curvature alone, so hardly; the terms stand in for each other.")
+    lines += [
+        "",
+        f"Where it holds: {form.domain}",
+        "",
+        f"Known at a constant {ratio} = c: {line}",
+        "",
+        f"From scratch: {_from_scratch(form)}",
+        "",
+    ]
     return "\n".join(lines)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import design_checks
 from .fitting import Fit, refit
-from .identifiability import identify
+from .identifiability import Identifiability, identify
 from .noise import outliers
 from .points import Points
 from .resampling import Replicates
@@ -46,16 +46,16 @@ def run_checks(points: Points, fit: Fit, replicates: Replicates) -> tuple[str, .
 
 
 def _look_convergence(points: Points, fit: Fit, replicates: Replicates) -> Iterator[str]:
-    del points, replicates
+    del replicates
     if not fit.converged:
         yield "The search stopped before it converged; the parameters may not be the best ones."
     if fit.share < 0.1:
         yield f"Only {fit.share:.0%} of {fit.n_starts} starts reached the optimum; there may be a better one."
     if fit.second is not None and fit.second[0] < 1.02 * fit.value + 1e-20:
-        other = fit.form.to_params(fit.second[1])
-        told = ", ".join(f"{name} {value:.4g}" for name, value in other.items())
+        other, lost = fit.form.to_params(fit.second[1]), identify(points, fit).lost
+        told = ", ".join(f"{name} {value:.4g}" for name, value in other.items() if name not in lost)
         more = max(fit.second[0] / max(fit.value, 1e-20) - 1, 0.0)
-        yield f"A second optimum fits almost as well (loss {more:+.2%}): {told}."
+        yield f"A second optimum fits almost as well (loss {more:+.2%}): {told or 'none of its values is known'}."
 
 
 def _look_count(points: Points, fit: Fit, replicates: Replicates) -> Iterator[str]:
@@ -67,35 +67,67 @@ def _look_count(points: Points, fit: Fit, replicates: Replicates) -> Iterator[st
 
 def _look_identifiability(points: Points, fit: Fit, replicates: Replicates) -> Iterator[str]:
     found = identify(points, fit)
+    if found.constant and not found.by_ratio:
+        yield (
+            f"{_ratios(found)} constant at these points, so they follow one line: off it nothing checks the law, and "
+            "what the form does with each column by itself is told by curvature alone. Vary each column by itself."
+        )
+    if found.lost:
+        yield _lost(found, fit)
+        return
+    names, related = fit.form.parameters, _correlations(fit, replicates)
+    close = [(i, j) for i in range(len(names)) for j in range(i) if abs(related[i, j]) > 0.98]
+    if close:
+        told = ", ".join(f"{names[j]} and {names[i]} ({related[i, j]:+.3f})" for i, j in close)
+        yield (
+            f"These parameters are known only together, their estimates are correlated: {told} (condition number "
+            f"of the scaled Jacobian {found.condition:.1e}). Predictions are known better than they are."
+        )
+
+
+def _lost(found: Identifiability, fit: Fit) -> str:
+    """What has no value of its own, why, and what is known instead."""
+    known = f" Known are {', '.join(found.combinations)}."
+    if not found.combinations:
+        known = (
+            f" Of {len(fit.theta)} parameters these points know {len(fit.theta) - len(found.moves)}, in no combination "
+            "that holds away from this fit."
+        )
+    because = f" because {_ratios(found)} constant" if found.by_ratio else ""
     if len(found.lost) == 1:
-        yield (
-            f"{found.lost[0]} has no value of its own: around the best fit it changes no prediction at these points."
-            f" Known are {', '.join(found.combinations)}."
+        return (
+            f"{found.lost[0]} has no value of its own: around the best fit it changes no prediction at these "
+            f"points{because}.{known}"
         )
-    elif found.lost:
-        because = f" because {found.cause} is constant" if found.cause else ""
-        curvature = (
-            "; alpha3 rests on curvature alone" if found.cause == "D2/D1" and "alpha3" in fit.form.parameters else ""
-        )
-        known = ", ".join(found.combinations) or "nothing"
-        yield (
-            f"{', '.join(found.lost)} cannot be told apart by these points{because}, and have no value of their own"
-            f"{curvature}. Known are {known}."
-        )
-    elif len(replicates.theta) > 20 and replicates.method != "jackknife":
-        spread = replicates.theta.std(axis=0)
-        names = fit.form.parameters
-        moving = spread > 1e-9 * np.maximum(np.abs(fit.theta), 1)
-        related = np.zeros((len(names), len(names)))
+    curved = "D2/D1" in found.constant and "alpha3" in fit.form.parameters and "alpha3" not in found.lost
+    return (
+        f"{', '.join(found.lost)} cannot be told apart by these points{because}, and have no value of their own"
+        f"{'; alpha3 rests on curvature alone' if curved else ''}.{known}"
+    )
+
+
+def _ratios(found: Identifiability) -> str:
+    return f"{' and '.join(found.constant)} {'are' if len(found.constant) > 1 else 'is'}"
+
+
+def _correlations(fit: Fit, replicates: Replicates) -> FloatArray:
+    """Of the estimates: from the resamples, or where there are few or none from the slopes, as of independent rows.
+
+    A handful of values, as leaving out one base at a time gives, would look related by chance.
+    """
+    related = np.zeros((len(fit.theta), len(fit.theta)))
+    if replicates.method == "bootstrap" and len(replicates.theta) > 20:
+        moving = replicates.theta.std(axis=0) > 1e-9 * np.maximum(np.abs(fit.theta), 1)
         if moving.sum() > 1:
             related[np.ix_(moving, moving)] = np.corrcoef(replicates.theta[:, moving].T)
-        close = [(i, j) for i in range(len(names)) for j in range(i) if abs(related[i, j]) > 0.98]
-        if close:
-            told = ", ".join(f"{names[j]} and {names[i]} ({related[i, j]:+.3f})" for i, j in close)
-            yield (
-                f"These parameters are known only together, their estimates are correlated: {told} (condition number "
-                f"of the scaled Jacobian {found.condition:.1e}). Predictions are known better than they are."
-            )
+        return related
+    size = np.linalg.norm(fit.slopes, axis=0)
+    moving = size > 1e-9 * size.max()
+    scaled = fit.slopes[:, moving] / size[moving]
+    variance = np.linalg.pinv(scaled.T @ scaled)
+    error = np.sqrt(np.diag(variance))
+    related[np.ix_(moving, moving)] = variance / np.outer(error, error)
+    return related
 
 
 def _look_bounds(points: Points, fit: Fit, replicates: Replicates) -> Iterator[str]:
@@ -141,27 +173,37 @@ def _exponents(points: Points, fit: Fit) -> Iterator[str]:
 
 
 def _look_clusters(points: Points, fit: Fit, replicates: Replicates) -> Iterator[str]:
-    if replicates.unit in ("row", "run_id") and points.base_tokens is not None:
-        yield from _grouped(points.base_tokens, fit.residuals)
+    if replicates.unit not in ("row", "run_id"):
+        return
+    if "base_tokens" in fit.form.columns:
+        if _err_together(points.base_tokens, fit.residuals):
+            yield (
+                "There are no base ids, and rows of one D1 err together: the intervals, which treat rows as "
+                "independent, are too narrow. Name base_run_id and base_checkpoint_id."
+            )
+    elif _err_together(points.n_params, fit.residuals):
+        yield (
+            "Rows of one model size err together: the intervals, which treat "
+            f"{'runs' if replicates.unit == 'run_id' else 'rows'} as independent, are too narrow. Name what they share "
+            "as base_run_id."
+        )
 
 
-def _grouped(base_tokens: FloatArray, residuals: FloatArray) -> Iterator[str]:
-    """Whether rows of one D1 err together, which resampling by row would not see."""
+def _err_together(column: FloatArray | None, residuals: FloatArray) -> bool:
+    """Whether rows of one level do, which resampling by row would not see."""
     from scipy.special import fdtrc
 
-    levels, group = np.unique(base_tokens, return_inverse=True)
+    if column is None:
+        return False
+    levels, group = np.unique(column, return_inverse=True)
     counts = np.bincount(group)
     between, within = len(levels) - 1, len(residuals) - len(levels)
     if between < 1 or within < 2:
-        return
+        return False
     means = np.bincount(group, residuals) / counts
     inside = np.sum((residuals - means[group]) ** 2) / within
     ratio = np.sum(counts * (means - residuals.mean()) ** 2) / between / max(inside, 1e-30)
-    if fdtrc(between, within, ratio) < 0.05:
-        yield (
-            "There are no base ids, and rows of one D1 err together: the intervals, which treat rows as independent, "
-            "are too narrow. Name base_run_id and base_checkpoint_id."
-        )
+    return bool(fdtrc(between, within, ratio) < 0.05)
 
 
 def _look_residuals(points: Points, fit: Fit, replicates: Replicates) -> Iterator[str]:
@@ -212,9 +254,13 @@ def _ranks(values: FloatArray) -> FloatArray:
 
 def _look_objective(points: Points, fit: Fit, replicates: Replicates) -> Iterator[str]:
     """Least squares and near-absolute values from the same optimum: parameters that move by more than two errors."""
-    if replicates.method != "bootstrap":
+    if replicates.method == "none":
+        yield (
+            "Whether another objective or a single point moves the parameters was not checked: there are no standard "
+            "errors to hold it against."
+        )
         return
-    error = replicates.theta.std(axis=0)
+    error, lost = replicates.error(fit.theta, replicates.theta), identify(points, fit).lost
     logs, ones = points.logs(fit.form), np.ones((1, len(points)))
     rivals = {"least squares": ("lsq", fit.delta), "absolute values": ("huber", 1e-5), "Huber 1e-3": ("huber", 1e-3)}
     for name, (objective, delta) in rivals.items():
@@ -223,24 +269,35 @@ def _look_objective(points: Points, fit: Fit, replicates: Replicates) -> Iterato
         other = refit(replace(fit, objective=objective, delta=delta), logs, points.loss[None], ones).theta[0]
         far = np.abs(other - fit.theta) / np.maximum(error, 1e-12 * np.maximum(np.abs(fit.theta), 1))
         moved = [(p, f) for p, f, e in zip(fit.form.parameters, far, error, strict=True) if f > 2 and e > 1e-8]
-        if moved:
-            told = ", ".join(f"{p} by {f:.1f}" for p, f in moved)
+        told = ", ".join(f"{p} by {f:.1f}" for p, f in moved if p not in lost)
+        if told:
             yield f"By {name} the parameters move, in standard errors: {told}. The choice of objective matters here."
 
 
 def _look_influence(points: Points, fit: Fit, replicates: Replicates) -> Iterator[str]:
-    """Each row left out in turn, and the rows of the largest D1, D2 or N left out together."""
+    if replicates.method != "none" and len(fit.theta) + 1 < len(points) <= _MANY_ROWS:
+        yield from _one_point(points, fit, replicates)
+    yield from _largest(points, fit)
+
+
+def _one_point(points: Points, fit: Fit, replicates: Replicates) -> Iterator[str]:
+    """Each row left out in turn."""
+    error = np.maximum(replicates.error(fit.theta, replicates.theta), 1e-8 * np.maximum(np.abs(fit.theta), 1))
+    others = refit(fit, points.logs(fit.form), points.loss[None], 1 - np.eye(len(points))).theta
+    known = ~np.isin(fit.form.parameters, identify(points, fit).lost)
+    moved = np.where(known, np.abs(others - fit.theta) / error, 0.0)
+    row, which = np.unravel_index(int(np.argmax(moved)), moved.shape)
+    if moved[row, which] > 1:
+        name = points.run_id[row] if points.run_id is not None else f"row {row + 1}"
+        yield (
+            f"One point carries much: without {name}, {fit.form.parameters[which]} moves by "
+            f"{moved[row, which]:.1f} standard errors."
+        )
+
+
+def _largest(points: Points, fit: Fit) -> Iterator[str]:
+    """The rows of the largest D1, D2 or N left out together, and predicted from the rest."""
     logs, n = points.logs(fit.form), len(points)
-    if replicates.method == "bootstrap" and len(fit.theta) + 1 < n <= _MANY_ROWS:
-        error = np.maximum(replicates.theta.std(axis=0), 1e-8 * np.maximum(np.abs(fit.theta), 1))
-        moved = np.abs(refit(fit, logs, points.loss[None], 1 - np.eye(n)).theta - fit.theta) / error
-        row, which = np.unravel_index(int(np.argmax(moved)), moved.shape)
-        if moved[row, which] > 1:
-            name = points.run_id[row] if points.run_id is not None else f"row {row + 1}"
-            yield (
-                f"One point carries much: without {name}, {fit.form.parameters[which]} moves by "
-                f"{moved[row, which]:.1f} standard errors."
-            )
     inside = float(np.mean(np.abs(fit.residuals)))
     for name in fit.form.columns:
         largest = getattr(points, name) == getattr(points, name).max()
@@ -293,6 +350,11 @@ def _look_precision(points: Points, fit: Fit, replicates: Replicates) -> Iterato
 
 def _look_zero_rows(points: Points, fit: Fit, replicates: Replicates) -> Iterator[str]:
     del replicates
+    if "base_tokens" in fit.form.columns and points.from_scratch.all():
+        yield (
+            f"All {len(points)} rows are from scratch (base_tokens 0): nothing here checks what this law says of a "
+            "base, and it refuses to say it. Fit rows with a base too."
+        )
     if isinstance(fit.form, WithScratch):
         yield (
             f"{int(points.from_scratch.sum())} from-scratch rows (D1 = 0), where this form diverges, were fitted with "
@@ -308,7 +370,7 @@ CHECKS: dict[str, Check] = {
     "identifiability": Check("Which parameters can this design tell apart, and why not?", _look_identifiability),
     "range": Check("Does every axis span a decade, and have three levels?", design_checks.look_range),
     "bounds": Check("Is the floor believable, and is every exponent positive inside the data?", _look_bounds),
-    "clusters": Check("Without ids, do rows of one base err together?", _look_clusters),
+    "clusters": Check("Without ids, do rows of one base, or of one model size, err together?", _look_clusters),
     "residuals": Check("Are there outliers, trends, unequal spread or a misfit?", _look_residuals),
     "objective": Check("Do other objectives move the parameters?", _look_objective),
     "influence": Check("Does one point, or the largest runs, carry the fit?", _look_influence),

@@ -16,6 +16,7 @@ from ..errors import FitError
 from .fitted import completed
 from .fitting import Fit, fit_form, refit
 from .forms import FORMS, find_form
+from .identifiability import identify
 from .points import Points
 from .resampling import FEW, error_over_clusters, find_clusters
 from .terms import FloatArray, Form, Logs
@@ -54,8 +55,8 @@ class FormScore:
             this difference, t over the bases; None where it is not known.
         aicc, bic: from the sum of squares; descriptive, because rows of one base are not independent. None where
             there are too few rows.
-        alpha3: of the bootstrap form.
-        floor: E.
+        alpha3: of the bootstrap form; None where these points cannot tell it.
+        floor: E, likewise.
     """
 
     form: str
@@ -208,7 +209,8 @@ def _score(form: Form, points: Points, objective: str, delta: float) -> tuple[Fo
     scratch = points.from_scratch
     missed = np.abs(np.expm1(-fit.residuals))
     spread = float(np.log(np.mean(fit.residuals**2) + 1e-300))
-    params = form.to_params(fit.theta)
+    lost = identify(points, fit).lost
+    known = {name: value for name, value in form.to_params(fit.theta).items() if name not in lost}
     clusters = find_clusters(points)
     by_base = None
     if len(clusters.strata[0]) >= FEW:
@@ -228,8 +230,8 @@ def _score(form: Form, points: Points, objective: str, delta: float) -> tuple[Fo
         largest_tokens_out=_largest_out(fit, points, points.tokens),
         aicc=n * spread + 2 * k + 2 * k * (k + 1) / (n - k - 1) if n > k + 1 else None,
         bic=n * spread + k * float(np.log(n)),
-        alpha3=params.get("alpha3"),
-        floor=params.get("E"),
+        alpha3=known.get("alpha3"),
+        floor=known.get("E"),
     )
     return score, by_base
 

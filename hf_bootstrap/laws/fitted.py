@@ -49,7 +49,8 @@ class FittedLaw:
     Attributes:
         theta: (parameters,), see `Form`.
         replicates: joint refits, the source of every interval.
-        ranges: column -> smallest and largest value in the data; empty for published parameters.
+        ranges: column -> smallest and largest value in the data; without base_tokens where every row is from scratch,
+            and empty for published parameters.
         n_points, n_scratch: rows fitted, and how many of them had base_tokens 0.
         error: mean of |predicted / measured - 1|; None for published parameters.
         warnings: what the checks said.
@@ -166,12 +167,23 @@ class FittedLaw:
         return flat, arrays[0].shape
 
     def reach(self, logs: Mapping[str, FloatArray]) -> FloatArray | None:
-        """Decades by which each row lies beyond the data, along its worst column."""
+        """Decades by which each row lies beyond the data, along its worst column; None where they are not known.
+
+        Raises:
+            PredictionError: it asks for a base where all rows are from scratch, at no distance from any.
+        """
         if not self.ranges:
             return None
+        if "base_tokens" not in self.ranges and np.any(np.isfinite(logs.get("base_tokens", -np.inf))):
+            raise PredictionError(
+                f"This asks for a base, but all {self.n_points} rows behind this law are from scratch (base_tokens 0), "
+                "so nothing checks what it says of one. Ask with base_tokens=0, or fit rows with a base too."
+            )
         worst = np.zeros(len(next(iter(logs.values()))))
-        for name, values in logs.items():
-            low, high = (float(np.log(edge)) for edge in self.ranges[name])
+        for name, (first, last) in self.ranges.items():
+            if name not in logs:
+                continue
+            low, high, values = np.log(first), np.log(last), logs[name]
             beyond = np.maximum(low - values, values - high) / np.log(10)
             worst = np.maximum(worst, np.where(np.isfinite(values), beyond, 0.0))
         return worst
@@ -216,7 +228,8 @@ def fit_law(
     for name in form.columns:
         column = getattr(points, name)
         column = column[column > 0]
-        ranges[name] = (float(column.min()), float(column.max())) if len(column) else (1.0, 1.0)
+        if len(column):
+            ranges[name] = (float(column.min()), float(column.max()))
     found = identify(points, fit)
     law = FittedLaw(
         form=form,

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from .fitting import Fit, log_slopes
 from .points import Points
-from .terms import FloatArray, Form
+from .terms import FloatArray, Form, Logs
 
 __all__ = ["Identifiability", "identify"]
 
@@ -19,6 +19,15 @@ __all__ = ["Identifiability", "identify"]
 _SAME = 0.05
 _FLAT = 1e-6
 _UNNOTICED = 1e-3  # of a loss
+# Columns whose ratio a design may hold constant, in the order in which the first is made a multiple of the second.
+_RATIOS = (
+    ("base_tokens", "n_params"),
+    ("unique_tokens", "n_params"),
+    ("tokens", "base_tokens"),
+    ("tokens", "n_params"),
+    ("tokens", "unique_tokens"),
+)
+_LETTERS = {"base_tokens": "D1", "n_params": "N", "unique_tokens": "U"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +36,10 @@ class Identifiability:
 
     Attributes:
         lost: parameters without a value of their own.
-        combinations: what is known instead, as text: ``ln A - 11.5 alpha2``.
-        cause: why, where the reason is a constant ratio such as "D2/D1"; else None.
+        combinations: what is known instead, as text: ``ln A - 11.5 alpha2``; none where the directions that are lost
+            are straight only near this fit, so that coefficients found there hold nowhere else.
+        constant: ratios of columns that are the same at all points, such as "D2/D1", whether or not anything is lost.
+        by_ratio: whether more is lost than would be if those ratios varied.
         condition: of the scaled Jacobian, over the directions that are known.
         anchor: (parameters,), a theta that fits about as well as the fit's, and is not extreme where that is free.
         moves: (moves, parameters), changes of the anchor at right angles to each other that no point notices by more
@@ -38,7 +49,8 @@ class Identifiability:
 
     lost: tuple[str, ...]
     combinations: tuple[str, ...]
-    cause: str | None
+    constant: tuple[str, ...]
+    by_ratio: bool
     condition: float
     anchor: FloatArray
     moves: FloatArray
@@ -46,47 +58,83 @@ class Identifiability:
 
 def identify(points: Points, fit: Fit) -> Identifiability:
     """Look at the design: at the points as they are, and with a nearly constant ratio of columns made constant."""
-    cause, logs = _snapped(points, fit.form)
-    slopes = fit.slopes if logs is None else log_slopes(fit.form, logs, fit.theta)
-    slopes = _without_floor_at_zero(fit, slopes)
-    size = np.linalg.norm(slopes, axis=0)
-    seen = size > 1e-9 * size.max()
-    _, singular, rows = np.linalg.svd(slopes[:, seen] / size[seen], full_matrices=False)
-    known = singular > _FLAT * singular[0]
-    flat = np.linalg.svd(rows[known])[2][int(known.sum()) :]
-    lost = ~seen
-    lost[seen] = np.any(np.abs(flat) > 1e-3, axis=0)
-    names = np.array(fit.form.parameters)
-    combinations = () if not lost.any() else _combinations(fit.form, names[seen], rows[known] * size[seen])
-    anchor, moves = _moves(points, fit, seen, flat / size[seen])
+    constant, logs = _snapped(points, fit.form)
+    slopes = log_slopes(fit.form, logs, fit.theta) if constant else fit.slopes
+    lost, known, directions, condition = _split(fit, slopes)
+    names, seen = np.array(fit.form.parameters), known.any(axis=0)
+    combinations: tuple[str, ...] = ()
+    if len(directions) and _straight(fit, logs, directions):
+        combinations = _combinations(fit.form, names[seen], known[:, seen])
+    anchor, moves = _moves(points, fit, directions)
     return Identifiability(
         lost=tuple(str(name) for name in names[lost]),
         combinations=combinations,
-        cause=cause if lost.any() else None,
-        condition=float(singular[0] / singular[known][-1]),
+        constant=constant,
+        by_ratio=bool(constant) and len(_split(fit, _varied(points, fit))[2]) < len(directions),
+        condition=condition,
         anchor=anchor,
         moves=moves,
     )
 
 
-def _moves(points: Points, fit: Fit, seen: npt.NDArray[np.bool_], flat: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """The flat directions, and those of parameters no point sees at all, as steps of a comparable size; and from where.
+def _split(fit: Fit, slopes: FloatArray) -> tuple[npt.NDArray[np.bool_], FloatArray, FloatArray, float]:
+    """Which parameters are lost, the directions the slopes know and those they do not, and the condition of the known.
+
+    Directions are (directions, parameters); among those not known is that of each parameter no point sees at all.
+    """
+    slopes = _without_floor_at_zero(fit, slopes)
+    size = np.linalg.norm(slopes, axis=0)
+    seen = size > 1e-9 * size.max()
+    _, singular, rows = np.linalg.svd(slopes[:, seen] / size[seen], full_matrices=False)
+    enough = singular > _FLAT * singular[0]
+    flat = np.linalg.svd(rows[enough])[2][int(enough.sum()) :]
+    lost = ~seen
+    lost[seen] = np.any(np.abs(flat) > 1e-3, axis=0)
+    known = np.zeros((int(enough.sum()), len(size)))
+    known[:, seen] = rows[enough] * size[seen]
+    unknown = np.zeros((len(flat) + int((~seen).sum()), len(size)))
+    unknown[: len(flat), seen] = flat / size[seen]
+    unknown[np.arange(len(flat), len(unknown)), np.flatnonzero(~seen)] = 1
+    return lost, known, unknown, float(singular[0] / singular[enough][-1])
+
+
+def _varied(points: Points, fit: Fit) -> FloatArray:
+    """The slopes of a design with the same levels and no constant ratio: each column's values in another order."""
+    rng, logs = np.random.default_rng(0), points.logs(fit.form)
+    rows = np.flatnonzero(_related_rows(points, fit.form))
+    for name in fit.form.columns:
+        logs[name][rows] = logs[name][rng.permutation(rows)]
+    return log_slopes(fit.form, logs, fit.theta)
+
+
+def _size(form: Form, theta: FloatArray) -> FloatArray:
+    """How far a parameter may move and be of its own size still: one e-fold at least, where theta is a logarithm."""
+    return np.maximum(np.abs(theta), [1.0 if name in form.positive else 0.05 for name in form.parameters])
+
+
+def _straight(fit: Fit, logs: Logs, directions: FloatArray) -> bool:
+    """Whether no point notices a move along any of them that is as large as the parameters themselves."""
+    steps = directions / np.max(np.abs(directions) / _size(fit.form, fit.theta), axis=1, keepdims=True)
+    there = fit.form.log_loss(logs, fit.theta + np.concatenate([steps, -steps]))
+    change = np.abs(there - fit.form.log_loss(logs, fit.theta[None]))
+    return bool(np.nan_to_num(change, nan=np.inf).max() < _UNNOTICED)
+
+
+def _moves(points: Points, fit: Fit, directions: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """The directions as steps of a comparable size, and from where.
 
     A fit may come to rest anywhere on a flat line, also at an exponent of -16, where nothing can be learnt of what
     other places on the line would answer. So steps are made from the least extreme place on it, unless the
     line is bent and they are no longer flat there.
     """
     form, logs = fit.form, points.logs(fit.form)
-    directions = np.zeros((len(flat) + int((~seen).sum()), len(form.parameters)))
-    directions[: len(flat), seen] = flat
-    directions[np.arange(len(flat), len(directions)), np.flatnonzero(~seen)] = 1
     if not len(directions):
         return fit.theta, directions
     size = np.array([10.0 if name in form.positive else 0.3 for name in form.parameters])
     along = np.linalg.lstsq((directions / size).T, -fit.theta / size, rcond=None)[0]
     tried = []
     for anchor in (fit.theta + along @ directions, fit.theta):
-        scale = np.maximum(np.abs(anchor), [1.0 if name in form.positive else 0.05 for name in form.parameters])
+        scale = _size(form, anchor)
         moves = np.linalg.qr((directions / scale).T)[0].T * scale
         up, down = np.split(form.log_loss(logs, anchor + np.concatenate([moves, -moves])), 2)
         noticed = np.nan_to_num(np.max(np.abs(up - down), axis=1) / 2, nan=np.inf)
@@ -96,19 +144,26 @@ def _moves(points: Points, fit: Fit, seen: npt.NDArray[np.bool_], flat: FloatArr
     return anchor, np.asarray(moves * np.maximum(shrink, 1e-6)[:, None])
 
 
-def _snapped(points: Points, form: Form) -> tuple[str | None, dict[str, FloatArray] | None]:
-    """The logs with tokens an exact multiple of another column, where they nearly are."""
-    based = ~points.from_scratch
-    logs = points.logs(form)
-    for name, letter in (("base_tokens", "D1"), ("n_params", "N")):
-        if not {name, "tokens"} <= set(form.columns) or based.sum() < 2:
+def _snapped(points: Points, form: Form) -> tuple[tuple[str, ...], Logs]:
+    """The constant ratios, and the logs with columns exact multiples of others where they nearly are."""
+    rows = _related_rows(points, form)
+    logs, found = points.logs(form), {}
+    for name, other in _RATIOS:
+        if name in found or not {name, other} <= set(form.columns) or rows.sum() < 2:
             continue
-        ratio = (logs["tokens"] - logs[name])[based]
-        if np.ptp(ratio) <= _SAME * np.ptp(logs["tokens"][based]) and np.ptp(ratio) < 0.1:
-            tokens = logs["tokens"].copy()
-            tokens[based] = logs[name][based] + ratio.mean()
-            return f"{'D2' if name == 'base_tokens' else 'D'}/{letter}", {**logs, "tokens": tokens}
-    return None, None
+        ratio, span = (logs[name] - logs[other])[rows], np.ptp(logs[name][rows])
+        if span > 0 and np.ptp(ratio) <= _SAME * span and np.ptp(ratio) < 0.1:
+            column = logs[name].copy()
+            column[rows] = logs[other][rows] + ratio.mean()
+            logs[name] = column
+            letter = _LETTERS.get(name, "D2" if "base_tokens" in form.columns else "D")
+            found[name] = f"{letter}/{_LETTERS[other]}"
+    return tuple(found.values()), logs
+
+
+def _related_rows(points: Points, form: Form) -> npt.NDArray[np.bool_]:
+    """Those whose columns can have a constant ratio: all, or in a form of two stages those with a base."""
+    return ~points.from_scratch if "base_tokens" in form.columns else np.ones(len(points), dtype=bool)
 
 
 def _without_floor_at_zero(fit: Fit, slopes: FloatArray) -> FloatArray:

@@ -279,7 +279,7 @@ class ScalingLaw:
 
         Args:
             nulls: whether to hold alpha3 against laws without saturation (`saturation_test`, seconds, once for each
-                fit). By default where that can be done: the form is "bootstrap" and its points are at hand.
+                fit; longer for "bootstrap_n"). By default where the form is "bootstrap" and its points are at hand.
 
         Raises:
             LawError: `nulls` is true and it cannot be done.

@@ -89,7 +89,7 @@ def law_from_record(record: Mapping[str, Any]) -> FittedLaw:
         delta=float("nan") if record["delta"] is None else float(record["delta"]),
         theta=_rows("theta", [record["theta"]], len(names))[0],
         replicates=_replicates(record["replicates"], len(names)),
-        ranges=_ranges(record["ranges"], form),
+        ranges=_ranges(record["ranges"], form, based=record["n_scratch"] < record["n_points"]),
         n_points=record["n_points"],
         n_scratch=record["n_scratch"],
         error=None if record["error"] is None else float(record["error"]),
@@ -132,8 +132,9 @@ def _rows(name: str, values: Any, width: int) -> FloatArray:
     return found
 
 
-def _ranges(record: Mapping[str, Any], form: Form) -> dict[str, tuple[float, float]]:
-    if record and set(record) != set(form.columns):
+def _ranges(record: Mapping[str, Any], form: Form, *, based: bool) -> dict[str, tuple[float, float]]:
+    unknown = set(form.columns) - set(record)
+    if record and (set(record) - set(form.columns) or unknown - ({"base_tokens"} if not based else set())):
         raise ValueError(f"ranges are of {brief(sorted(record))}, not of {sorted(form.columns)}")
     for name, found in record.items():
         if (

@@ -60,6 +60,13 @@ class Replicates:
         """Whether an interval of the bootstrap is a standard error and t, not percentiles: with few clusters."""
         return self.clusters < _PERCENTILES
 
+    def error(self, estimate: FloatArray, values: FloatArray) -> FloatArray:
+        """The standard error of a quantity, on the scale it is given in; see `interval`. There must be replicates."""
+        if self.method == "bootstrap":
+            return np.asarray(values.std(axis=0))
+        share = ((self.strata - 1) / self.strata).reshape(-1, *[1] * (values.ndim - 1))
+        return np.asarray(np.sqrt(np.sum(share * (values - estimate) ** 2, axis=0)))
+
     def interval(
         self, estimate: FloatArray, values: FloatArray, level: float = 0.95
     ) -> tuple[FloatArray, FloatArray] | None:
@@ -85,12 +92,11 @@ class Replicates:
         width = float(stdtrit(self.clusters - 1, 0.5 + level / 2))
         with np.errstate(invalid="ignore"):
             if self.method == "jackknife":
-                share = ((self.strata - 1) / self.strata).reshape(-1, *[1] * (values.ndim - 1))
-                half = width * np.sqrt(np.sum(share * (values - estimate) ** 2, axis=0))
+                half = width * self.error(estimate, values)
                 return np.asarray(estimate - half), np.asarray(estimate + half)
             low, high = self._percentiles(values, width)
             if self.by_error:
-                half = width * values.std(axis=0)
+                half = width * self.error(estimate, values)
                 known = np.isfinite(half) & np.isfinite(estimate)
                 low, high = np.where(known, estimate - half, low), np.where(known, estimate + half, high)
         return low, high

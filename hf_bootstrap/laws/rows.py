@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import PointError, did_you_mean
+from ..records import PHASES
 from .tables import NUMBERS, Column
 from .terms import FloatArray
 
@@ -26,8 +27,8 @@ def choose_rows(
     Used are rows that match `where`, at the end of a run, with at least one token, of one method and domain.
 
     Raises:
-        PointError: columns of different lengths, an unknown column, a number no run can have, a repeated row, several
-            methods or domains, or no row left.
+        PointError: columns of different lengths, an unknown column or phase, a number no run can have, a repeated row,
+            several methods or domains, or no row left.
     """
     lengths = {len(column) for column in table.values()}
     if len(lengths) != 1:
@@ -126,7 +127,15 @@ def _matching(table: Mapping[str, Column], column: str, wanted: Any) -> npt.NDAr
 def _end_of_run(table: Mapping[str, Column], keep: npt.NDArray[np.bool_], notes: list[str]) -> Any:
     if "phase" not in table:
         return keep
-    ended = np.array([phase in (None, "end") for phase in table["phase"]], dtype=bool)
+    phases = table["phase"]
+    strange = set(phases[keep]) - {None, *PHASES}
+    if strange:
+        row = next(row for row in np.flatnonzero(keep) if phases[row] in strange)
+        raise PointError(
+            f"Row {row + 1} has phase {_told(phases[row])}, which is none of a learning rate, so whether the row "
+            f"may join a fit is not known. {did_you_mean(phases[row].lower(), PHASES)} If nobody knows, leave it empty."
+        )
+    ended = np.array([phase in (None, "end") for phase in phases], dtype=bool)
     if np.any(keep & ~ended):
         notes.append(f"{_rows(keep & ~ended)} left out: measured before their run's learning rate had decayed.")
     return keep & ended

@@ -20,6 +20,8 @@ from .noise import draw_noise, two_scales
 from .points import Points
 from .profiles import Profile, profile
 from .resampling import find_clusters
+from .scratch import WithScratch
+from .size import WithSize
 from .terms import FloatArray, Form
 
 __all__ = ["NULLS", "NullTest", "SaturationTest", "Verdict", "null_test", "saturation_test", "verdict"]
@@ -70,9 +72,19 @@ class NullTest:
 
 
 def null_test(
-    points: Any, null: str | Form = "total_tokens", n: int = 500, *, delta: float = 1e-3, seed: int = 0, **read: Any
+    points: Any,
+    null: str | Form = "total_tokens",
+    n: int = 500,
+    *,
+    form: str | Form = "bootstrap",
+    objective: str = "huber",
+    delta: float = 1e-3,
+    seed: int = 0,
+    **read: Any,
 ) -> NullTest:
     """Draw points from the fitted null, fit the bootstrap law to them, and see where the observed alpha3 stands.
+
+    Where that law has a term of model size ("bootstrap_n"), the null gets one like it: they differ in tokens alone.
 
     The draws have the design of the points and log-normal noise of two parts, one for every row and one for every
     base. Both are estimated from the residuals of the null's fit or of the bootstrap law's, whichever are smaller,
@@ -82,7 +94,8 @@ def null_test(
         points: as for `Points.read`, with its `where` and `columns`.
         null: a form that covers every row, without an interaction: "total_tokens" or "effective_transfer".
         n: draws.
-        delta: Huber's delta.
+        form: the bootstrap law whose alpha3 is judged, "bootstrap" or "bootstrap_n".
+        objective, delta: as in `fit_form`, of every fit.
         seed: of the draws.
         **read: `where` and `columns`.
 
@@ -91,15 +104,18 @@ def null_test(
     """
     rows = Points.read(points, **read)
     null_form = find_form(null)
-    law_form, rows = completed(find_form("bootstrap"), rows)
+    law_form, rows = completed(find_form(form), rows)
+    _refuse_without_alpha3(law_form)
     if "alpha3" in null_form.parameters:
         raise LawError(f"The form {null_form.name!r} has an alpha3 itself and cannot be its null. Name one without.")
+    if "n_params" in law_form.columns and "n_params" not in null_form.columns:
+        null_form = WithSize(null_form)
     null_form, rows = completed(null_form, rows)
     logs, ones = rows.logs(law_form), np.ones((1, len(rows)))
-    observed = fit_form(law_form, logs, rows.loss, delta=delta)
-    null_fit = fit_form(null_form, logs, rows.loss, delta=delta)
+    observed = fit_form(law_form, logs, rows.loss, objective=objective, delta=delta)
+    null_fit = fit_form(null_form, logs, rows.loss, objective=objective, delta=delta)
     means = np.exp(null_form.log_loss(logs, null_fit.theta[None]))[0]
-    mimic = fit_form(law_form, logs, means, delta=delta)
+    mimic = fit_form(law_form, logs, means, objective=objective, delta=delta)
     clusters = [members for stratum in find_clusters(rows).strata for members in stratum]
     noise, luck = min((two_scales(fit.residuals, fit.slopes, clusters) for fit in (null_fit, observed)), key=_total)
     losses = means * np.exp(draw_noise(noise, luck, clusters, n, len(rows), seed))
@@ -124,6 +140,14 @@ def null_test(
     )
 
 
+def _refuse_without_alpha3(form: Form) -> None:
+    if "alpha3" not in form.parameters:
+        raise LawError(
+            f"The form {form.name!r} has no alpha3, so there is no exponent that could fall with it. Ask a law of the "
+            "form 'bootstrap' or 'bootstrap_n'."
+        )
+
+
 def _total(scales: tuple[float, float]) -> float:
     return math.hypot(*scales)
 
@@ -144,7 +168,7 @@ def verdict(law: LawLike, nulls: Sequence[NullTest] = ()) -> Verdict:
     """Whether the second stage's exponent falls with the base's tokens, as far as these points can tell.
 
     Args:
-        law: of the form "bootstrap".
+        law: of the form "bootstrap" or "bootstrap_n".
         nulls: from `null_test` on the same points. A null that describes the points as well leaves the
             question open, whatever alpha3 is.
 
@@ -157,8 +181,10 @@ def verdict(law: LawLike, nulls: Sequence[NullTest] = ()) -> Verdict:
     """
     fitted = law.fitted
     params = fitted.params()
-    if "alpha3" not in params:
-        raise LawError(f"The form {fitted.form.name!r} has no alpha3; ask a law of the form 'bootstrap'.")
+    _refuse_without_alpha3(fitted.form)
+    if "alpha3" in fitted.unidentified:
+        told = "These points cannot tell alpha3 from other parameters, so they do not show whether the exponent falls."
+        return Verdict(finding="cannot be told", sentence=told)
     found = fitted.interval("alpha3")
     value = f"alpha3 = {params['alpha3']:+.4f}"
     if found is None:
@@ -194,8 +220,8 @@ class SaturationTest:
     """All there is to say about alpha3: its interval, the nulls, and its profile with the floor.
 
     Attributes:
-        nulls: one test per null.
-        profile: the joint profile of alpha3 and E; None where nothing could be resampled or left out.
+        nulls: one test per null; none where the points cannot tell alpha3.
+        profile: the joint profile of alpha3 and E; None there, and where nothing could be resampled or left out.
         verdict: the finding and its sentence.
         loss_unit: of E.
     """
@@ -229,7 +255,7 @@ def saturation_test(
     """Whether alpha3 > 0 means saturation, with everything that speaks against it; seconds, so not part of `fit`.
 
     Args:
-        law: of the form "bootstrap", with its points at hand.
+        law: of the form "bootstrap" or "bootstrap_n", with its points at hand.
         nulls: forms without saturation.
         n: draws per null.
         steps: values of alpha3 and of E in the profile.
@@ -239,14 +265,19 @@ def saturation_test(
         LawError: the form has no alpha3, or the law has no points at hand.
     """
     fitted = law.fitted
-    if "alpha3" not in fitted.form.parameters:
-        raise LawError(f"The form {fitted.form.name!r} has no alpha3; ask a law of the form 'bootstrap'.")
+    _refuse_without_alpha3(fitted.form)
     if law.points_ is None:
         raise LawError("This law has no points at hand. Fit it, or load it from a folder that holds its points.")
-    tests = tuple(null_test(law.points_, null, n, delta=fitted.delta, seed=seed) for null in nulls)
+    known = "alpha3" not in fitted.unidentified
+    form = fitted.form.inner if isinstance(fitted.form, WithScratch) else fitted.form
+    tests = tuple(
+        null_test(law.points_, null, n, form=form, objective=fitted.objective, delta=fitted.delta, seed=seed)
+        for null in nulls
+        if known
+    )
     return SaturationTest(
         nulls=tests,
-        profile=profile(law, "alpha3", "E", steps=steps) if len(fitted.replicates.theta) else None,
+        profile=profile(law, "alpha3", "E", steps=steps) if known and len(fitted.replicates.theta) else None,
         verdict=verdict(law, tests),
         loss_unit=fitted.loss_unit,
     )

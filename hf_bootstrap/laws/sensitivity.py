@@ -25,7 +25,8 @@ class Sensitivity:
     Attributes:
         params: objective -> parameter -> value, for Huber at 1e-3, the limit of absolute values, and squares.
         moved: objective -> parameter -> how many standard errors of the law's own fit it lies from the law's
-            value, those of positive parameters on the log scale; None where the standard error is not known.
+            value, those of positive parameters on the log scale; None where the standard error is not known, or
+            the points cannot tell the parameter.
     """
 
     params: Mapping[str, Mapping[str, float]]
@@ -69,7 +70,7 @@ def objective_sensitivity(law: LawLike) -> Sensitivity:
         with np.errstate(divide="ignore", invalid="ignore"):
             steps = (fit.theta - fitted.theta) / error
         moved[name] = {
-            parameter: float(step) if np.isfinite(step) else None
+            parameter: float(step) if np.isfinite(step) and parameter not in fitted.unidentified else None
             for parameter, step in zip(fitted.form.parameters, steps, strict=True)
         }
     return Sensitivity(params=params, moved=moved)

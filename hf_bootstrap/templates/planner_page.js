@@ -115,6 +115,7 @@ function warn(x) {
     if (names.length) said.push("Outside the data: " + names.map(([column, decades]) => `${NAMES[column]} by ${decades.toFixed(1)} decades`).join(", ") + ". Nothing there checks the law.");
     if (names.some(([, decades]) => decades > 2)) said.push("More than two decades: Python refuses to answer here unless told to extrapolate.");
   }
+  if (far !== null && law.stages === 2 && !law.ranges.base_tokens) said.push("All rows behind this law are from scratch: nothing checks what it says of a base. Python refuses to answer here.");
   const slopes = FORMS[law.form].exponents && FORMS[law.form].exponents(x, law.theta);
   if (slopes && (slopes.tokens <= 0 || slopes.base <= 0)) said.push("Here the formula says that loss rises with more tokens: this is where it ends.");
   box.textContent = said.join(" ");

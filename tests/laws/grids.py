@@ -19,6 +19,28 @@ TRUTH = {
     "A": 1.37e4, "alpha1": 0.387, "alpha2": 0.655, "alpha3": 0.0247, "E": 1.71, "A_scratch": 368.0,
     "alpha_scratch": 0.433,
 }  # fmt: skip
+# Constants of the size that published fits have.
+PLANTED = {
+    "bootstrap": {"A": 900.0, "alpha1": 0.25, "alpha2": 0.42, "alpha3": 0.012, "E": 1.6},
+    "bootstrap_n": {"A": 900.0, "alpha1": 0.25, "alpha2": 0.42, "alpha3": 0.012, "B": 40.0, "beta": 0.25, "E": 1.4},
+    "multiplicative": {"A": 300.0, "alpha1": 0.08, "alpha2": 0.3, "E": 1.7},
+    "additive": {"A": 40.0, "alpha1": 0.3, "B": 90.0, "alpha2": 0.35, "E": 1.5},
+    "hybrid": {"A": 300.0, "alpha1": 0.3, "alpha2": 0.1, "B": 900.0, "beta": 0.5, "E": 1.5},
+    "barnett": {"A": 900.0, "alpha": 0.3, "G": 20.0, "beta": 0.25, "E": 1.5},
+    "total_tokens": {"A": 400.0, "alpha": 0.36, "E": 1.8},
+    "effective_transfer": {"A": 500.0, "alpha": 0.38, "k": 40.0, "b": 0.6, "E": 1.7},
+    "cpt_dynamics": {"A": 400.0, "alpha": 0.38, "B": -0.7, "beta": 0.6, "c": 4e-6, "E": 2.4},
+    "unified": {"A": 500.0, "alpha": 0.38, "k": 0.6, "s": 0.45, "E": 1.7},
+    "chinchilla": {"A": 480.0, "B": 2100.0, "E": 1.8, "alpha": 0.35, "beta": 0.37},
+    "cross_lingual": {"A": 420.0, "B": 433.0, "E": 1.55, "alpha": 0.4, "beta": 0.2, "gamma": 0.08},
+    "gadre": {"a": 30.0, "b": 45.0, "eta": 0.12, "E": 1.6},
+    "kaplan": {"N_c": 8.8e13, "D_c": 5.4e13, "alpha_N": 0.076, "alpha_D": 0.095},
+    "data_constrained": {"A": 520.0, "B": 1490.0, "E": 1.87, "alpha": 0.36, "beta": 0.34, "R_D": 15.4, "R_N": 5.3},
+    "d_cpt": {
+        "A": 400.0, "alpha": 0.35, "B": 900.0, "beta": 0.38, "eta": 0.2, "C": 0.6, "gamma": 0.5, "epsilon": 0.08,
+        "E": 1.4,
+    },
+}  # fmt: skip
 FOUR_BASES = (131_072, 327_680, 819_200, 2_048_000)
 
 

@@ -230,6 +230,16 @@ def test_a_law_and_its_points_agree_whatever_the_runs_are_called(tmp_path, ids):
     assert Points.read(tmp_path / "p.csv").digest() == points.digest()
 
 
+@pytest.mark.parametrize("word", ["END", "final"])
+def test_a_phase_that_is_none_is_refused_and_not_called_undecayed(word):
+    rows = {**sound(), "phase": ["end", word, *["stable"] * (len(sound()["loss"]) - 2)]}
+    with pytest.raises(PointError, match=f"Row 2 has phase '{word}', which is none of a learning rate"):
+        Points.read(rows)
+    with pytest.raises(PointError, match="Did you mean 'end'" if word == "END" else "Known: decay, end"):
+        Points.read(rows)
+    assert len(Points.read({**rows, "keep": [1, 0, *[1] * (len(rows["loss"]) - 2)]}, where={"keep": 1})) == 1
+
+
 def test_columns_named_twice_are_refused(tmp_path):
     (tmp_path / "p.csv").write_text("tokens,loss,loss\n1,2,3\n")
     with pytest.raises(PointError, match="2 columns named 'loss'"):

@@ -1,18 +1,22 @@
 """The sixteen checks: each speaks where it should, and sound points of enough bases are left in peace."""
 
 import json
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from hf_bootstrap import FORMS, ScalingLaw
 from hf_bootstrap.errors import FitError, LawError, PredictionError
-from hf_bootstrap.laws.checks import CHECKS
+from hf_bootstrap.laws.catalogue import catalogue_text
+from hf_bootstrap.laws.checks import CHECKS, run_checks
 from hf_bootstrap.laws.fitting import fit_form
 from hf_bootstrap.laws.identifiability import identify
 from hf_bootstrap.laws.points import Points
+from hf_bootstrap.laws.resampling import no_replicates, replicate
 
-from .grids import TRUTH, demo_design, measured, table
+from .grids import CODE, FICTION, PLANTED, TRUTH, demo_design, measured, table
 
 MARKS = (131_072, 262_144, 524_288, 1_048_576, 2_097_152)
 # Without base ids rows are resampled as they are, which is right for noise that is drawn by row.
@@ -113,6 +117,17 @@ def test_6_rows_of_one_base_that_err_together_are_seen_without_ids():
     assert said({n: c for n, c in rows.items() if n not in NO_IDS}, "rows of one D1 err together")
 
 
+def test_6_rows_of_one_size_that_err_together_are_seen_in_laws_of_one_stage():
+    n, d = (x.ravel() for x in np.meshgrid(np.geomspace(1e7, 1e9, 6), np.geomspace(1e9, 1e11, 6), indexing="ij"))
+    law, rng = ScalingLaw.from_params("chinchilla", **PLANTED["chinchilla"]), np.random.default_rng(0)
+    loss = law.predict(n_params=n, tokens=d, extrapolate=True).value * np.exp(5e-4 * rng.standard_normal(36))
+    words = "Rows of one model size err together"
+    assert not said({"n_params": n, "tokens": d, "loss": loss}, words, form="chinchilla")
+    loss = loss * np.exp(np.repeat(0.01 * rng.standard_normal(6), 6))
+    (sentence,) = said({"n_params": n, "tokens": d, "loss": loss}, words, form="chinchilla")
+    assert "Name what they share as base_run_id" in sentence
+
+
 def test_7_residuals_show_outliers_trends_spread_and_misfit():
     rows = sound()
     rows["loss"][7] *= 1.08
@@ -140,6 +155,30 @@ def test_9_a_point_that_carries_much_and_a_far_end_that_is_missed_are_named():
     few = {name: column[:20] for name, column in few.items()}
     few["loss"][0] *= 1.01
     assert said(few, "One point carries much: without trunk0-131072-131072", objective="lsq")
+
+
+PILOT = {"cpt_fic_cod.csv": CODE, "stack_fic.csv": FICTION}
+
+
+@pytest.mark.parametrize("name", PILOT)
+def test_laws_of_few_bases_are_checked_like_others(name):
+    """The pilot has five bases, so its intervals leave out one at a time; three checks need errors all the same."""
+    points = Points.read(table("miniature", name), columns=PILOT[name] | {"base_checkpoint_id": "D1"})
+    law = ScalingLaw().fit(points)
+    assert law.fitted.replicates.method == "jackknife"
+    assert any("known only together" in sentence and "condition number" in sentence for sentence in law.checks_)
+    fit = fit_form(FORMS["total_tokens"], points.logs(FORMS["total_tokens"]), points.loss)
+    few = replicate(fit, points)
+    steady = replace(few, theta=fit.theta + 0.1 * (few.theta - fit.theta))  # bases that differ less
+    found = run_checks(points, fit, steady)
+    assert any(sentence.startswith("By least squares the parameters move") for sentence in found)
+    assert any(sentence.startswith("One point carries much") for sentence in found)
+
+
+def test_what_cannot_be_checked_without_errors_says_so():
+    two = measured(demo_design(bases=(131_072, 524_288), scratch=False, marks=MARKS), noise=0.003)
+    assert said(two, "was not checked: there are no standard errors")
+    assert said(two, "known only together"), "correlations are those of the slopes"
 
 
 def test_10_a_question_far_from_the_data_is_refused():
@@ -181,6 +220,22 @@ def test_14_rows_of_zero_are_named():
     found = checks(rows)
     assert any("6 from-scratch rows (D1 = 0), where this form diverges" in c for c in found)
     assert any("1 row left out: 0 tokens" in c for c in found)
+
+
+def test_14_a_law_of_rows_from_scratch_alone_invents_no_range_of_bases(tmp_path):
+    tokens = np.geomspace(1e6, 1e9, 8)
+    rows = {"base_tokens": np.zeros(8), "tokens": tokens, "loss": 1.8 + 400 * tokens**-0.36}
+    law = ScalingLaw("total_tokens", resamples=20).fit(rows)
+    assert law.fitted.ranges == {"tokens": (1e6, 1e9)}
+    assert any(c.startswith("All 8 rows are from scratch (base_tokens 0)") for c in law.checks_)
+    law.save_pretrained(tmp_path)
+    for found in (law, ScalingLaw.from_pretrained(tmp_path)):
+        assert "data:       tokens 1M to 1B" in found.summary()
+        assert found.predict(base_tokens=0, tokens=1e8).reach == 0
+        with pytest.raises(PredictionError, match="but all 8 rows behind this law are from scratch"):
+            found.predict(base_tokens=1e12, tokens=1e8, extrapolate=True)
+    assert json.loads((tmp_path / "law.json").read_text())["ranges"] == {"tokens": [1e6, 1e9]}
+    assert "predict(base_tokens=0, " in (tmp_path / "README.md").read_text()
 
 
 def test_15_rounded_losses_are_named():
@@ -267,6 +322,55 @@ def test_gemstones_are_answered_with_what_they_cannot_tell():
     assert "because D2/D1 is constant" in sentence
     assert "alpha3 rests on curvature alone" in sentence
     assert "alpha1 + alpha2" in sentence
+
+
+def on_a_line(name, noise=0.003):
+    """Points of a form whose columns are multiples of each other; a third one, where there is one, has three levels."""
+    form, line, levels = FORMS[name], np.geomspace(1e6, 1e9, 30), np.tile([3e6, 1e7, 5e7], 10)
+    two_stages = "base_tokens" in form.columns
+    values = {"base_tokens": line, "tokens": line / 10, "n_params": levels if two_stages else line / 200}
+    values |= {"unique_tokens": line / 80, "mixture_ratio": np.tile([0.1, 0.3, 0.9], 10)}
+    values = {column: values[column] for column in form.columns}
+    logs = {column: np.log(x) for column, x in values.items()}
+    loss = np.exp(form.log_loss(logs, form.to_theta(PLANTED[name])[None])[0])
+    return Points.read({**values, "loss": loss * np.exp(noise * np.random.default_rng(0).standard_normal(30))})
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_constant_ratio_is_named_whatever_the_form(name):
+    """Also where noise makes a fit that loses no parameter exactly, as Chinchilla's at 20 tokens per parameter."""
+    form, points = FORMS[name], on_a_line(name)
+    fit = fit_form(form, points.logs(form), points.loss)
+    found = identify(points, fit)
+    ratio = "D2/D1" if "base_tokens" in form.columns else "D/N"
+    assert ratio in found.constant
+    none = no_replicates(len(fit.theta), unit="row", clusters=0, notes=())
+    told = [sentence for sentence in run_checks(points, fit, none) if ratio in sentence]
+    assert len(told) == 1
+    assert "constant" in told[0]
+    page = catalogue_text().partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+    (line,) = re.findall(rf"Known at a constant {ratio} = c: (.*)", page)
+    if "; not " in line:
+        assert line.partition("; not ")[2] == f"{', '.join(found.lost)}."
+    for text in found.combinations:  # what is called known is known along the whole line that is lost, not near the fit
+        assert not re.search(r"\de[+-]\d", text), (
+            "a coefficient of 5.487e+04 is an artefact of where the fit came to rest"
+        )
+
+
+def test_a_combination_is_named_only_where_it_holds_away_from_the_fit():
+    """Moved by hand along what is lost, by as much as the parameters themselves, no prediction changes."""
+    points = on_a_line("cross_lingual")
+    form = FORMS["cross_lingual"]
+    fit = fit_form(form, points.logs(form), points.loss)
+    assert identify(points, fit).combinations == ("A", "ln B + 2.996 gamma", "E", "alpha", "beta + gamma")
+    moved = fit.theta + np.array([0, -np.log(20), 0, 0, -1, 1])
+    before, after = form.log_loss(points.logs(form), np.stack([fit.theta, moved]))
+    np.testing.assert_allclose(before, after, rtol=1e-9)
+    points = on_a_line("additive")
+    fit = fit_form(FORMS["additive"], points.logs(FORMS["additive"]), points.loss)
+    assert identify(points, fit).lost
+    assert identify(points, fit).combinations == ()
 
 
 @pytest.mark.parametrize("name", [n for n, form in FORMS.items() if set(form.columns) <= GRID_COLUMNS])

@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 
-from hf_bootstrap import ScalingLaw, compare_forms
+from hf_bootstrap import FORMS, ScalingLaw, compare_forms
 from hf_bootstrap.errors import FitError, LawError
+from hf_bootstrap.laws.fitting import fit_form
 from hf_bootstrap.laws.points import Points
+from hf_bootstrap.laws.report import summary_text
 from hf_bootstrap.laws.saturation import null_test, verdict
 from hf_bootstrap.laws.slices import slice_exponents
 
-from .grids import CODE, FICTION, TRUTH, demo_design, measured, table
+from .grids import CODE, FICTION, PLANTED, TRUTH, demo_design, measured, table
 
 BASES = tuple(int(x) for x in np.geomspace(131_072, 4e6, 6))
 MARKS = tuple(int(x) for x in np.geomspace(131_072, 2e6, 5))
@@ -143,6 +145,26 @@ def test_points_of_the_bootstrap_law_are_told_from_both_nulls():
     assert all(test.p_fit < 0.05 for test in tests)
     assert verdict(law, tests).finding == "falls"
     assert verdict(law).finding == "falls, not tested against nulls"
+
+
+@pytest.mark.parametrize("objective", ["huber", "lsq"])
+def test_alpha3_of_a_law_of_model_size_is_held_against_nulls_of_model_size(objective):
+    """The alpha3 that is judged is that of the law that was fitted, and the nulls have its term of size."""
+    axes = (np.geomspace(1e8, 1e10, 5), np.geomspace(3e7, 3e9, 4), [1e7, 5e7, 2e8])
+    d1, d2, n = (axis.ravel() for axis in np.meshgrid(*axes))
+    truth = ScalingLaw.from_params("bootstrap_n", **PLANTED["bootstrap_n"])
+    loss = truth.predict(base_tokens=d1, tokens=d2, n_params=n, extrapolate=True).value
+    loss = loss * np.exp(0.002 * np.random.default_rng(0).standard_normal(len(n)))
+    law = ScalingLaw("bootstrap_n", objective, resamples=50)
+    law.fit({"base_tokens": d1, "tokens": d2, "n_params": n, "loss": loss})
+    found = law.saturation_test(["total_tokens"], n=20, steps=3)
+    (test,) = found.nulls
+    assert test.alpha3 == pytest.approx(law.params_["alpha3"], rel=1e-6)
+    logs, forms = law.points_.logs(law.fitted.form), (FORMS["total_tokens"], law.fitted.form)
+    alone, own = (fit_form(form, logs, loss, objective=objective).value for form in forms)
+    assert test.fit_ratio < 0.5 * alone / own, "without a term of size the null would miss by far more"
+    assert test.p_fit <= 0.05
+    assert "Does the exponent fall?" in summary_text(law.fitted, found)
 
 
 def test_the_verdict_does_not_claim_what_few_points_cannot_show():

@@ -9,30 +9,12 @@ from hf_bootstrap.errors import FitError, LawError
 from hf_bootstrap.laws.fitting import fit_form
 from hf_bootstrap.laws.forms import FORMS, find_form
 from hf_bootstrap.laws.scratch import WithScratch
+from hf_bootstrap.laws.size import WithSize
 from hf_bootstrap.laws.terms import Term
 
-# Constants of the size that published fits have.
-PLANTED = {
-    "bootstrap": {"A": 900.0, "alpha1": 0.25, "alpha2": 0.42, "alpha3": 0.012, "E": 1.6},
-    "bootstrap_n": {"A": 900.0, "alpha1": 0.25, "alpha2": 0.42, "alpha3": 0.012, "B": 40.0, "beta": 0.25, "E": 1.4},
-    "multiplicative": {"A": 300.0, "alpha1": 0.08, "alpha2": 0.3, "E": 1.7},
-    "additive": {"A": 40.0, "alpha1": 0.3, "B": 90.0, "alpha2": 0.35, "E": 1.5},
-    "hybrid": {"A": 300.0, "alpha1": 0.3, "alpha2": 0.1, "B": 900.0, "beta": 0.5, "E": 1.5},
-    "barnett": {"A": 900.0, "alpha": 0.3, "G": 20.0, "beta": 0.25, "E": 1.5},
-    "total_tokens": {"A": 400.0, "alpha": 0.36, "E": 1.8},
-    "effective_transfer": {"A": 500.0, "alpha": 0.38, "k": 40.0, "b": 0.6, "E": 1.7},
-    "cpt_dynamics": {"A": 400.0, "alpha": 0.38, "B": -0.7, "beta": 0.6, "c": 4e-6, "E": 2.4},
-    "unified": {"A": 500.0, "alpha": 0.38, "k": 0.6, "s": 0.45, "E": 1.7},
-    "chinchilla": {"A": 480.0, "B": 2100.0, "E": 1.8, "alpha": 0.35, "beta": 0.37},
-    "cross_lingual": {"A": 420.0, "B": 433.0, "E": 1.55, "alpha": 0.4, "beta": 0.2, "gamma": 0.08},
-    "gadre": {"a": 30.0, "b": 45.0, "eta": 0.12, "E": 1.6},
-    "kaplan": {"N_c": 8.8e13, "D_c": 5.4e13, "alpha_N": 0.076, "alpha_D": 0.095},
-    "data_constrained": {"A": 520.0, "B": 1490.0, "E": 1.87, "alpha": 0.36, "beta": 0.34, "R_D": 15.4, "R_N": 5.3},
-    "d_cpt": {
-        "A": 400.0, "alpha": 0.35, "B": 900.0, "beta": 0.38, "eta": 0.2, "C": 0.6, "gamma": 0.5, "epsilon": 0.08,
-        "E": 1.4,
-    },
-}  # fmt: skip
+from .grids import PLANTED
+
+SIZE = {"B_size": 40.0, "beta_size": 0.25}
 BRANCH = {"A_scratch": 700.0, "alpha_scratch": 0.4}
 
 
@@ -71,6 +53,10 @@ def cases():
             whole = form if form.covers_scratch else WithScratch(form)
             params = PLANTED[name] if form.covers_scratch else PLANTED[name] | BRANCH
             yield pytest.param(whole, params, True, id=f"{name} and scratch")
+    for name in ("total_tokens", "effective_transfer"):
+        yield pytest.param(WithSize(FORMS[name]), PLANTED[name] | SIZE, False, id=f"{name} and size")
+    whole = WithScratch(WithSize(FORMS["additive"]))
+    yield pytest.param(whole, PLANTED["additive"] | SIZE | BRANCH, True, id="additive, size and scratch")
 
 
 every_form = pytest.mark.parametrize(("form", "params", "scratch"), list(cases()))

@@ -1,13 +1,17 @@
 """Questions whose answer the points do not determine are refused; those they do determine are answered."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 
-from hf_bootstrap import FORMS, ScalingLaw
+from hf_bootstrap import FORMS, ScalingLaw, compare_forms
 from hf_bootstrap.errors import LawError, PredictionError
+from hf_bootstrap.laws.card import card_text
 from hf_bootstrap.laws.decisions import Decision
+from hf_bootstrap.laws.planner import planner_page
+from hf_bootstrap.laws.sensitivity import objective_sensitivity
 
 from .grids import table
 
@@ -98,13 +102,13 @@ def test_a_grid_leaves_no_question_open():
 
 
 @pytest.fixture(scope="module")
-def gemstones():
+def gemstone_rows():
     """Runs before and after a cooldown of a tenth of their tokens, at 22 model sizes."""
     before, after = (
         [json.loads(line) for line in table("gemstones-paired", name).read_text().splitlines()]
         for name in ("cool_begin.jsonl", "cool_end.jsonl")
     )
-    rows = {
+    return {
         "base_tokens": [row["tokens"] for row in before],
         "tokens": [b["tokens"] - a["tokens"] for a, b in zip(before, after, strict=True)],
         "n_params": [row["params_active_precise"] for row in after],
@@ -112,7 +116,34 @@ def gemstones():
         "run_id": [f"{row['run_name']}-{row['step']}" for row in after],
         "base_run_id": [row["run_name"] for row in before],
     }
-    return ScalingLaw("bootstrap_n", resamples=60).fit(rows)
+
+
+@pytest.fixture(scope="module")
+def gemstones(gemstone_rows):
+    return ScalingLaw("bootstrap_n", resamples=60).fit(gemstone_rows)
+
+
+@pytest.mark.parametrize("form", ["bootstrap_n", "bootstrap"])
+def test_nothing_said_of_gemstones_gives_a_lost_parameter_a_number(form, gemstones, gemstone_rows):
+    """Neither as a value, nor as a second optimum, nor by how far another objective or one row less moves it."""
+    law = gemstones if form == "bootstrap_n" else ScalingLaw(form, resamples=60).fit(gemstone_rows)
+    page = planner_page(law)
+    texts = {"summary": law.summary(nulls=False), "card": card_text(law), "page": page[: page.index("<script")]}
+    for name, text in texts.items():
+        found = re.findall(r"\b(?:A|alpha1|alpha2)(?: =| by| moves by)? [-+]?\d\S*", " ".join(text.split()))
+        assert not found, name
+        assert "cannot be told apart" in text, name
+
+
+def test_a_comparison_shows_no_alpha3_where_the_points_cannot_tell_it():
+    params, design, *_ = DESIGNS["bootstrap at one D1"]
+    loss = ScalingLaw.from_params("bootstrap", **params).predict(**design, extrapolate=True).value
+    (score,) = compare_forms({**design, "loss": loss}, ["bootstrap"]).scores
+    assert score.alpha3 is None
+    assert score.floor == pytest.approx(params["E"], rel=1e-3)
+    law = ScalingLaw(resamples=20).fit({**design, "loss": loss})
+    assert "=" not in str(law.saturation_test(n=10))
+    assert all(moved["alpha3"] is None for moved in objective_sensitivity(law).moved.values())
 
 
 def test_gemstones_are_predicted_on_their_line_and_refused_off_it(gemstones):
