@@ -32,7 +32,7 @@ def amounts_of(name: str, values: npt.ArrayLike) -> FloatArray:
         found = np.full(1, np.nan)
     if not np.all(np.isfinite(found) & (found >= 0)):
         raise PredictionError(
-            f"{name} is {values!r}; it must be finite and not negative. Give a number, such as 1e6, or an array of them."
+            f"{name} is {values!r}; it must be finite and not negative. Give a number such as 1e6, or an array."
         )
     if name in SHARES and np.any(found > 1):
         raise PredictionError(f"{name} is {values!r}; it is a share of the tokens, at most 1. Did you mean percent?")
