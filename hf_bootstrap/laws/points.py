@@ -86,6 +86,9 @@ class Points:
             PointError: a loss or a count no law can use (with its row), a repeated row, a broken line, an unknown
                 column, several methods or domains, or no row left.
         """
+        for given, what in ((where, "where={'method': 'stack'}"), (columns, "columns={'tokens': 'D2'}")):
+            if given is not None and not isinstance(given, Mapping):
+                raise PointError(f"{given!r} is not a mapping from our names. Give it in the manner of {what}.")
         if isinstance(data, Points):
             source = replace(
                 load_table(data._table(), columns or {}),

@@ -1,7 +1,5 @@
 """Questions whose answer the points do not determine are refused; those they do determine are answered."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -9,7 +7,7 @@ from hf_bootstrap import FORMS, ScalingLaw
 from hf_bootstrap.errors import LawError, PredictionError
 from hf_bootstrap.laws.decisions import Decision
 
-from .grids import table
+from .grids import gemstones as gemstones_rows
 
 LEVELS = np.geomspace(1e8, 1e10, 12)
 CHINCHILLA = {"A": 482.01, "B": 2085.43, "E": 1.8172, "alpha": 0.3478, "beta": 0.3658}
@@ -100,19 +98,7 @@ def test_a_grid_leaves_no_question_open():
 @pytest.fixture(scope="module")
 def gemstones():
     """Runs before and after a cooldown of a tenth of their tokens, at 22 model sizes."""
-    before, after = (
-        [json.loads(line) for line in table("gemstones-paired", name).read_text().splitlines()]
-        for name in ("cool_begin.jsonl", "cool_end.jsonl")
-    )
-    rows = {
-        "base_tokens": [row["tokens"] for row in before],
-        "tokens": [b["tokens"] - a["tokens"] for a, b in zip(before, after, strict=True)],
-        "n_params": [row["params_active_precise"] for row in after],
-        "loss": [row["final_loss"] for row in after],
-        "run_id": [f"{row['run_name']}-{row['step']}" for row in after],
-        "base_run_id": [row["run_name"] for row in before],
-    }
-    return ScalingLaw("bootstrap_n", resamples=60).fit(rows)
+    return ScalingLaw("bootstrap_n", resamples=60).fit(gemstones_rows())
 
 
 def test_gemstones_are_predicted_on_their_line_and_refused_off_it(gemstones):
