@@ -140,7 +140,7 @@ class Points:
             if column is None:
                 raise PointError(
                     f"The form {form.name!r} needs the column {name}, which these points lack. "
-                    f"Name it with columns={{{name!r}: 'its name'}}, or choose another form."
+                    f"Name it with columns={{{name!r}: 'its name'}}, or choose another form with form=."
                 )
             with np.errstate(divide="ignore"):
                 found[name] = np.log(column)
