@@ -150,7 +150,7 @@ def _distances(
         notes: are told.
     """
     found = [add_distance(law, place, notes, "The base")]
-    asked = {"The crossing": answer if answer is not None and 0 < answer < np.inf else None, "The budget": tokens}
+    asked = {"This": answer if answer is not None and 0 < answer < np.inf else None, "The budget": tokens}
     for what, count in asked.items():
         if count is None:
             continue
@@ -168,7 +168,9 @@ def _apart(law: FittedLaw, rival: FittedLaw, notes: list[str]) -> float | None:
     if not (law.ranges and rival.ranges):
         return None
     nearest = np.clip(np.log(rival.ranges["tokens"]), *np.log(law.ranges["tokens"]))
-    beyond = float(np.min(rival.reach({"tokens": nearest})))
+    far = rival.reach({"tokens": nearest})
+    assert far is not None
+    beyond = float(far.min())
     if beyond >= 0.05:
         notes.append(
             f"The law from scratch was fitted {beyond:.1f} decades away: at "

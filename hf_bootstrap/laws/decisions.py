@@ -43,7 +43,8 @@ class Decision:
     Attributes:
         value: the answer; None where there is none, with the reason in `notes`.
         low, high: its 95% interval; None where it is not known, with the reason in `notes`.
-        reach: decades of the answer beyond the data; None where data or answer are not known or not finite.
+        reach: decades beyond the data, of the answer where it is finite and of what was asked; None where the data are
+            not known, or there is no place to measure from.
         notes: sentences one must have read before acting.
         probability: that the first of the two things compared is better, where two were compared at one budget.
         also: further numbers of the same answer, name -> (value, low, high), the interval None where not known.
