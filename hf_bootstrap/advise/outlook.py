@@ -129,7 +129,7 @@ def look_ahead(
         scratch=None if fresh is None or reused is None else _loss(fresh, (0.0,), candidate, notes, extrapolate),
         probability=chance,
         crossover=told,
-        saturation=_saturation(law, base),
+        saturation=_saturation(law, base, extrapolate),
         same_as=_same_as(law),
         unit=law.fitted.loss_unit,
         notes=(*notes, _about_text(law)),
@@ -211,11 +211,11 @@ def _crossings(
     return " ".join(told), (min(known), max(known)) if len(known) == len(chances) else None
 
 
-def _saturation(law: ScalingLaw, base: BaseTokens) -> str | None:
-    """How much of the second stage's exponent the base's tokens have eaten."""
+def _saturation(law: ScalingLaw, base: BaseTokens, extrapolate: bool) -> str | None:
+    """How much of the second stage's exponent the base's tokens have eaten; None where the law cannot say."""
     try:
         least = law.fitted.ranges.get("base_tokens", (None, None))[0]
-        here = law.exponent(float(base.high))
+        here = law.exponent(float(base.high), extrapolate=extrapolate)
         where = law.saturation()
     except (LawError, PredictionError):
         return None

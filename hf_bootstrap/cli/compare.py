@@ -8,13 +8,14 @@ import typer
 
 from .bars import announce
 from .choosing import named_columns, wanted_rows
+from .wording import in_options
 
 __all__ = ["compare"]
 
 
 def compare(
     points: Annotated[Path, typer.Argument(help="A points.jsonl, CSV or Parquet file.")],
-    forms: Annotated[str, typer.Option(help="Names with commas between; the usual rivals by default.")] = "",
+    forms: Annotated[str, typer.Option(help="Names with commas between; by default those the columns allow.")] = "",
     where: Annotated[list[str] | None, typer.Option(help="Use rows with this value, such as method=stack.")] = None,
     columns: Annotated[str, typer.Option(help="Our names = the table's, such as tokens=D2,loss=L.")] = "",
     n_params_are: Annotated[str | None, typer.Option(help="What n_params counts: non-embedding, total, ...")] = None,
@@ -42,4 +43,4 @@ def compare(
         objective=objective,
         delta=delta,
     )
-    typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else str(found))
+    typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else in_options(str(found)))

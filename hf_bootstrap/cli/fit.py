@@ -1,6 +1,7 @@
 """`hf-bootstrap fit`: points in, a law out."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,7 @@ import typer
 
 from .bars import announce
 from .choosing import named_columns, wanted_rows
+from .wording import in_options
 
 __all__ = ["fit"]
 
@@ -38,15 +40,24 @@ def fit(
     if out is not None:
         law.save_pretrained(out)
     if not as_json:
-        typer.echo(law.summary())
+        typer.echo(in_options(law.summary()))
         if out is not None:
             typer.echo(f"Saved in {out}")
         return
+    tested = law.fitted.form.name == "bootstrap" and law.params_["alpha3"] is not None
     record = {
         "form": law.fitted.form.name,
+        "objective": law.objective,
+        "delta": law.delta,
+        "unit": law.loss_unit_,
         "params": law.params_,
-        "intervals": {name: law.interval(name) for name in law.params_},
+        "stderr": law.stderr_,
+        "intervals": law.intervals_,
+        "error": law.fitted.error,
         "n_points": law.n_points_,
+        "n_scratch": law.fitted.n_scratch,
+        "unidentified": list(law.fitted.unidentified),
+        "saturation": asdict(law.saturation_test().verdict) if tested else None,
         "warnings": list(law.checks_),
         "out": None if out is None else str(out),
     }

@@ -24,6 +24,7 @@ from .publish import publish
 from .pull import pull
 from .run import run
 from .verify import verify
+from .wording import in_options
 
 __all__ = ["app", "main"]
 
@@ -121,7 +122,7 @@ def main() -> None:
     try:
         app(prog_name="hf-bootstrap")
     except BootstrapError as error:
-        _fail(f"Error: {error}")
+        _fail(f"Error: {in_options(str(error))}")
     except Exception as error:
         if os.environ.get("HF_BOOTSTRAP_TRACEBACK"):
             raise

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from .wording import in_options
+
 __all__ = ["plan"]
 
 _MODEL, _BUDGET, _LAWS, _HARDWARE, _OUTPUT = "The base", "The budget (one of)", "What to compare", "Hardware", "Output"
@@ -86,7 +88,7 @@ def plan(
         raise QuantityError(
             "--emit-study: no study can be laid out without the base's tokens. State them: --base-tokens."
         )
-    typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else str(found))
+    typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else in_options(str(found)))
     if emit_study is not None and found.experiment is not None:
         found.experiment.write(emit_study)
         typer.echo(f"Written: {emit_study}. Set its texts, then: hf-bootstrap study plan {emit_study}", err=True)

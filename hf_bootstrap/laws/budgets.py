@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from ..errors import LawError
 from ..units import format_count
-from .decisions import Decision, add_distance, in_parts, why_no_interval
+from .arguments import is_positive
+from .decisions import Decision, add_distance, in_parts, no_answer, probability_below, why_no_interval
 from .fitted import FittedLaw, Question
 from .prediction import refuse_undetermined, refuse_unread
 from .terms import FloatArray
@@ -65,21 +66,26 @@ def best_split(
     refuse_undetermined(law, question, "This split", 0.02)
     value, found = law.ask(in_parts(question))
     if np.isnan(value[0]):
-        return _nothing(_why_no_split(losses(law.theta[None])[0]))
+        return no_answer(_why_no_split(losses(law.theta[None])[0]))
     bounds = None if found is None or np.isnan(found).any() else found
     also = split.numbers(value, bounds)
     notes = [_split_note(flops, also)]
     if bounds is None:
         notes.append(why_no_interval(law, "in some refits no split inside the budget is best"))
     place = {**columns, "base_tokens": also["base_tokens"][0], "tokens": also["tokens"][0], "n_params": split.n_params}
-    reach = _reach(law, place, notes)
-    chance, scratch_wins = _against_scratch(law, question, {**place, "tokens": split.pool / split.n_params}, notes)
-    answer, low, high = (0.0, None, None) if scratch_wins else also["base_tokens"]
+    reach = _reach(law, place, notes, "The split")
+    whole = {**place, "base_tokens": 0.0, "tokens": split.pool / split.n_params}
+    chance, scratch_wins = _against_scratch(law, question, whole, notes)
+    answer, low, high = also["base_tokens"]
+    if scratch_wins:
+        answer, low, high = 0.0, None, None
+        notes.append("No base at all has no interval; that of the best split is in `also`.")
+        reach = _reach(law, whole, notes, "The whole budget from scratch")
     return Decision(
         value=answer,
         low=low,
         high=high,
-        reach=None if scratch_wins else reach,
+        reach=reach,
         notes=tuple(notes),
         probability=chance,
         also=also,
@@ -164,16 +170,16 @@ def _against_scratch(
     if not law.form.covers_scratch:
         notes.append("Not compared with D1 = 0, of which this law knows nothing: fit it with from-scratch rows.")
         return None, False
-    logs, _ = law.logs({**columns, "base_tokens": 0.0})
+    logs, _ = law.logs(columns)
 
     def gap(theta: FloatArray) -> FloatArray:
         return question(theta)[:, 1] - law.form.log_loss(logs, theta)[:, 0]
 
     ahead = float(gap(law.theta[None])[0])
-    chance = None
-    if law.replicates.method == "bootstrap":
-        chance = float(np.mean(in_parts(gap)(law.replicates.theta) < 0))
+    chance = probability_below(law, gap)
     sure = "" if chance is None else f" (the split is better with probability {chance:.2f})"
+    if chance is None:
+        notes.append("How probable it is that the split beats scratch is not known, as its interval is not.")
     if ahead >= 0:
         notes.insert(0, f"Training from scratch with the whole budget is better than any split{sure}.")
         return chance, True
@@ -233,7 +239,7 @@ def compute_optimal(
     refuse_undetermined(law, question, "This size", 0.02)
     value, found = law.ask(in_parts(question, 16))
     if np.isnan(value[0]):
-        return _nothing("The law has no best size at this budget: its loss falls all the way to one end.")
+        return no_answer("The law has no best size at this budget: its loss falls all the way to one end.")
     bounds = None if found is None or np.isnan(found).any() else found
     size, tokens = float(np.exp(value[0])), float(np.exp(pool - value[0]))
     low, high = _exp_pair(bounds, 0)
@@ -289,7 +295,7 @@ def grow_after(*, n_params: float, tokens: float | None = None, flops: float | N
     _positive(n_params=n_params, **({"tokens": tokens} if flops is None and tokens is not None else {}))
     compute = _FACTOR * n_params * tokens if tokens is not None else flops
     assert compute is not None
-    if not 1e3 < compute < np.inf:
+    if not (is_positive(compute) and compute > 1e3):
         raise LawError(f"flops is {compute!r}; the guideline was fitted to training runs, of many more.")
     found = 10 ** (0.88 * np.log10(n_params) + 163.27 / np.log10(compute) - 5.74)
     return Decision(
@@ -324,8 +330,9 @@ def _exp_pair(bounds: tuple[FloatArray, FloatArray] | None, index: int) -> tuple
     return float(np.exp(bounds[0][index])), float(np.exp(bounds[1][index]))
 
 
-def _reach(law: FittedLaw, columns: Mapping[str, float | None], notes: list[str]) -> float | None:
-    return add_distance(law, {name: np.log([x]) for name in law.form.columns if (x := columns.get(name))}, notes)
+def _reach(law: FittedLaw, columns: Mapping[str, float | None], notes: list[str], what: str = "This") -> float | None:
+    logs = {name: np.log([x]) for name in law.form.columns if (x := columns.get(name))}
+    return add_distance(law, logs, notes, what)
 
 
 def flops_factor(law: FittedLaw, given: float | None = None) -> float:
@@ -338,9 +345,5 @@ def flops_factor(law: FittedLaw, given: float | None = None) -> float:
 
 def _positive(**numbers: float) -> None:
     for name, value in numbers.items():
-        if not 0 < value < np.inf:
+        if not is_positive(value):
             raise LawError(f"{name} is {value!r}; it must be positive and finite.")
-
-
-def _nothing(reason: str) -> Decision:
-    return Decision(value=None, low=None, high=None, reach=None, notes=(reason,))

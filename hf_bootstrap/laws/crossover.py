@@ -9,9 +9,21 @@ import numpy as np
 
 from ..errors import LawError
 from ..units import format_count
-from .decisions import TOKENS_GRID, Decision, add_distance, from_log, in_parts, why_no_interval
+from .arguments import is_positive
+from .decisions import (
+    TOKENS_GRID,
+    Decision,
+    add_distance,
+    chance_of,
+    from_log,
+    in_parts,
+    no_answer,
+    probability_below,
+    why_ended,
+    why_no_interval,
+)
 from .fitted import FittedLaw, Question
-from .prediction import refuse_undetermined
+from .prediction import refuse_undetermined, refuse_unread
 from .scratch import WithScratch
 from .terms import FloatArray, add_up
 
@@ -49,13 +61,19 @@ def crossover(
 
     Raises:
         LawError: no law of training from scratch is known, its losses are in another unit, or a count is not positive.
-        PredictionError: a law lacks an argument.
+        PredictionError: a law lacks an argument, or would pass over one.
     """
-    _refuse_impossible(law, scratch, base_tokens, tokens)
     rival = law if scratch is None else scratch
-    extra = base_tokens * _cost_ratio(n_params, n_params_base) if count_base_cost else 0.0
+    refuse_unread(law, {"base_tokens": base_tokens})
+    _refuse_impossible(law, rival, {"base_tokens": base_tokens, "tokens": tokens})
+    _refuse_silent(law, rival, n_params, n_params_base, count_base_cost)
+    ratio = n_params_base / n_params if n_params_base is not None and n_params is not None else 1.0
+    extra = base_tokens * ratio if count_base_cost else 0.0
     columns = {"base_tokens": base_tokens, "n_params": n_params}
+    place = {name: np.log([x]) for name in law.form.columns if (x := columns.get(name)) is not None}
     gap = _gap(law, rival, columns, np.exp(TOKENS_GRID), extra)
+    if why := why_ended(law, place):
+        return no_answer(why)
 
     def question(theta: FloatArray, rival_theta: FloatArray) -> FloatArray:
         return _last_better(gap(theta, rival_theta), headstart=extra > 0)
@@ -65,9 +83,7 @@ def crossover(
     value, found = _ask_both(law, rival, question) if closed is None else law.ask(closed)
     notes = [_crossing_note(float(value), format_count(base_tokens), extra), *_about_rival(law, scratch)]
     answer = None if np.isnan(value) else from_log(float(value))
-    reach = None
-    if answer is not None and 0 < answer < np.inf:
-        reach = add_distance(law, {"base_tokens": np.log([base_tokens]), "tokens": np.log([answer])}, notes)
+    reach = _distances(law, rival, place, answer, tokens, extra, notes)
     low, high = (None, None) if found is None or np.isnan(found).any() else (from_log(float(x)) for x in found)
     if low is None:
         notes.append(why_no_interval(law, "in some refits the two curves do not cross, or cross the other way round"))
@@ -78,20 +94,90 @@ def crossover(
     return Decision(value=answer, low=low, high=high, reach=reach, notes=tuple(notes), probability=chance)
 
 
-def _refuse_impossible(law: FittedLaw, scratch: FittedLaw | None, base_tokens: float, tokens: float | None) -> None:
-    for name, given in (("base_tokens", base_tokens), ("tokens", 1.0 if tokens is None else tokens)):
-        if not 0 < given < np.inf:
+def _refuse_impossible(law: FittedLaw, rival: FittedLaw, asked: Mapping[str, float | None]) -> None:
+    for name, given in asked.items():
+        if given is not None and not is_positive(given):
             raise LawError(f"{name} is {given!r}; a comparison needs a positive, finite number of tokens.")
-    if scratch is None and not law.form.covers_scratch:
+    if rival is law and not law.form.covers_scratch:
         raise LawError(
             "This law was fitted without from-scratch rows, so there is nothing to compare with. "
             "Fit it with rows of base_tokens 0, or give scratch= a law of training from scratch."
         )
-    if scratch is not None and scratch.loss_unit != law.loss_unit:
+    if rival.loss_unit != law.loss_unit:
         raise LawError(
-            f"Losses of this law are in {law.loss_unit}, those of scratch= in {scratch.loss_unit}, and neither follows "
+            f"Losses of this law are in {law.loss_unit}, those of scratch= in {rival.loss_unit}, and neither follows "
             "from the other. Fit both on the same column of losses."
         )
+
+
+def _refuse_silent(
+    law: FittedLaw, rival: FittedLaw, n_params: float | None, n_params_base: float | None, count_base_cost: bool
+) -> None:
+    """Refuse an argument that would be passed over: who gives it believes that it matters."""
+    for name, given in (("n_params", n_params), ("n_params_base", n_params_base)):
+        if given is not None and not is_positive(given):
+            raise LawError(f"{name} is {given!r}; sizes are positive and finite.")
+    if n_params_base is not None and not count_base_cost:
+        raise LawError(
+            "n_params_base= matters only for the cost of the base. Leave it out, or say count_base_cost=True."
+        )
+    if n_params_base is not None and n_params is None:
+        raise LawError(
+            f"n_params_base is {n_params_base:.4g}, and without n_params= what a token of the base costs beside one of "
+            "the second stage is not known. Give both, or neither where the sizes are equal."
+        )
+    if n_params is not None and not count_base_cost and "n_params" not in {*law.form.columns, *rival.form.columns}:
+        refuse_unread(law, {"n_params": n_params})
+
+
+def _distances(
+    law: FittedLaw,
+    rival: FittedLaw,
+    place: Mapping[str, FloatArray],
+    answer: float | None,
+    tokens: float | None,
+    extra: float,
+    notes: list[str],
+) -> float | None:
+    """How far beyond the data what was asked and answered lies, of either law; None where the law's own are not known.
+
+    Args:
+        law, rival: of the second stage, and from scratch.
+        place: the base, and the size where the law reads it.
+        answer: in tokens, None or not finite where no number of them is told.
+        tokens: the budget asked about.
+        extra: tokens given to the scratch side.
+        notes: are told.
+    """
+    found = [add_distance(law, place, notes, "The base")]
+    asked = {"This": answer if answer is not None and 0 < answer < np.inf else None, "The budget": tokens}
+    for what, count in asked.items():
+        if count is None:
+            continue
+        found.append(add_distance(law, {"tokens": np.log([count])}, notes, what))
+        if rival is not law or extra:
+            there = {"tokens": np.log([count + extra])}
+            found.append(add_distance(rival, there, notes, what, "the data of the law from scratch"))
+    if rival is not law and all(count is None for count in asked.values()):
+        found.append(_apart(law, rival, notes))
+    return None if found[0] is None else max(x for x in found if x is not None)
+
+
+def _apart(law: FittedLaw, rival: FittedLaw, notes: list[str]) -> float | None:
+    """Decades between the token counts of two laws that are compared at all of them; 0 where they meet."""
+    if not (law.ranges and rival.ranges):
+        return None
+    nearest = np.clip(np.log(rival.ranges["tokens"]), *np.log(law.ranges["tokens"]))
+    far = rival.reach({"tokens": nearest})
+    assert far is not None
+    beyond = float(far.min())
+    if beyond >= 0.05:
+        notes.append(
+            f"The law from scratch was fitted {beyond:.1f} decades away: at "
+            f"{' to '.join(map(format_count, rival.ranges['tokens']))} tokens, the law of reuse at "
+            f"{' to '.join(map(format_count, law.ranges['tokens']))}."
+        )
+    return beyond
 
 
 def _refuse_undetermined(law: FittedLaw, rival: FittedLaw, question: _TwoLaws) -> None:
@@ -101,14 +187,6 @@ def _refuse_undetermined(law: FittedLaw, rival: FittedLaw, question: _TwoLaws) -
         return
     refuse_undetermined(law, lambda theta: question(theta, rival.theta[None]), what, most)
     refuse_undetermined(rival, lambda theta: question(law.theta[None], theta), what, most)
-
-
-def _cost_ratio(n_params: float | None, n_params_base: float | None) -> float:
-    if n_params_base is None or n_params is None:
-        return 1.0
-    if not (0 < n_params < np.inf and 0 < n_params_base < np.inf):
-        raise LawError(f"n_params is {n_params!r} and n_params_base {n_params_base!r}; sizes are positive and finite.")
-    return n_params_base / n_params
 
 
 def _gap(
@@ -159,21 +237,17 @@ def _pairs(law: FittedLaw, rival: FittedLaw) -> list[tuple[FloatArray, FloatArra
 
 def _chance(law: FittedLaw, rival: FittedLaw, gap: _TwoLaws, tokens: float) -> tuple[float | None, str]:
     """How probable it is that reuse is better at one budget: the share of draws, or from the spread of the gap."""
-    from scipy.special import ndtr
-
     budget = format_count(tokens)
-    if law.replicates.method == "none":
-        return None, f"With what probability reuse is better at {budget} tokens is not known."
     pairs = None if rival is law else _pairs(law, rival)
-    if rival is law and law.replicates.method == "bootstrap":
-        chance = float(np.mean(gap(law.replicates.theta, law.replicates.theta) < 0))
+    if rival is law:
+        chance = probability_below(law, lambda theta: gap(theta, theta)[:, 0])
     elif pairs is not None:
         chance = float(np.mean([float(gap(a[None], b[None])[0, 0]) < 0 for a, b in pairs]))
     else:
         value, found = _ask_both(law, rival, lambda a, b: gap(a, b)[:, 0], level=0.683)
-        if found is None:
-            return None, f"With what probability reuse is better at {budget} tokens is not known."
-        chance = float(ndtr(-float(value) / max(float(found[1] - found[0]) / 2, 1e-300)))
+        chance = None if found is None else chance_of(value, found)
+    if chance is None:
+        return None, f"With what probability reuse is better at {budget} tokens is not known."
     return chance, f"At {budget} second-stage tokens reuse is better with probability {chance:.2f}."
 
 

@@ -11,8 +11,9 @@ import numpy as np
 
 from ..errors import LawError
 from ..units import format_count
+from .arguments import is_positive
 from .fitted import FittedLaw, Question
-from .prediction import refuse_undetermined, refuse_unread
+from .prediction import refuse_undetermined, refuse_unread, why_rising
 from .scratch import WithScratch
 from .terms import FloatArray
 
@@ -20,10 +21,14 @@ __all__ = [
     "TOKENS_GRID",
     "Decision",
     "add_distance",
+    "chance_of",
     "from_log",
     "in_parts",
+    "no_answer",
+    "probability_below",
     "saturation",
     "tokens_for",
+    "why_ended",
     "why_no_interval",
 ]
 
@@ -38,7 +43,8 @@ class Decision:
     Attributes:
         value: the answer; None where there is none, with the reason in `notes`.
         low, high: its 95% interval; None where it is not known, with the reason in `notes`.
-        reach: decades of the answer beyond the data; None where data or answer are not known or not finite.
+        reach: decades beyond the data, of the answer where it is finite and of what was asked; None where the data are
+            not known, or there is no place to measure from.
         notes: sentences one must have read before acting.
         probability: that the first of the two things compared is better, where two were compared at one budget.
         also: further numbers of the same answer, name -> (value, low, high), the interval None where not known.
@@ -72,14 +78,57 @@ def from_log(log_tokens: float) -> float:
     return float(np.exp(log_tokens)) if log_tokens < 700 else np.inf
 
 
-def add_distance(law: FittedLaw, logs: Mapping[str, FloatArray], notes: list[str]) -> float | None:
-    """Decades of one row beyond the data, with a note where they are some; None where the data are not known."""
+def add_distance(
+    law: FittedLaw, logs: Mapping[str, FloatArray], notes: list[str], what: str = "This", data: str = "the data"
+) -> float | None:
+    """Decades of one row beyond the data, with a note where they are some; None where the data are not known.
+
+    Args:
+        law: the law.
+        logs: the row, as for `FittedLaw.logs`, or some of its columns.
+        notes: are told.
+        what: lies there, as the note begins.
+        data: of the law, as a note names them.
+    """
     beyond = law.reach(logs)
     if beyond is None:
         return None
     if beyond[0] >= 0.05:
-        notes.append(f"This lies {beyond[0]:.1f} decades beyond the data.")
+        notes.append(f"{what} lies {beyond[0]:.1f} decades beyond {data}.")
     return float(beyond[0])
+
+
+def why_ended(law: FittedLaw, place: Mapping[str, FloatArray]) -> str | None:
+    """Why no number of tokens can be told at a place beyond the data: more of them would raise the loss there.
+
+    Args:
+        law: the law.
+        place: one row of its columns, without `tokens`.
+
+    Returns:
+        The sentence; None where loss falls with tokens, or where the points have shown what it does.
+    """
+    if not place:
+        return None
+    why = why_rising(law, {**place, "tokens": np.zeros(1)}, law.reach(place), "tokens")
+    return why and f"{why} No answer there is to be trusted. Where the formula holds: {law.form.domain}"
+
+
+def probability_below(law: FittedLaw, gap: Question) -> float | None:
+    """How probable it is that a number is below 0: the share of draws, or from its spread; None where not known."""
+    if law.replicates.method == "bootstrap":
+        return float(np.mean(in_parts(gap)(law.replicates.theta) < 0))
+    value, found = law.ask(in_parts(gap), level=0.683)
+    return None if found is None else chance_of(value, found)
+
+
+def chance_of(value: FloatArray, found: tuple[FloatArray, FloatArray]) -> float | None:
+    """The probability that a number is below 0, from its 68.3% interval; None where that is not finite."""
+    from scipy.special import ndtr
+
+    if not np.isfinite(found).all():
+        return None
+    return float(ndtr(-float(value) / max(float(found[1] - found[0]) / 2, 1e-300)))
 
 
 def in_parts(question: Question, size: int = 64) -> Question:
@@ -111,7 +160,7 @@ def tokens_for(law: FittedLaw, *, loss: float, **columns: float | None) -> Decis
         PredictionError: a column is missing or not read, or the answer rests on what the points do not know.
     """
     refuse_unread(law, columns)
-    if not 0 < loss < np.inf:
+    if not is_positive(loss):
         raise LawError(f"loss is {loss!r}; ask for a positive, finite number of {law.loss_unit}.")
     logs, _ = law.logs({**columns, "tokens": np.exp(TOKENS_GRID)})
 
@@ -119,23 +168,36 @@ def tokens_for(law: FittedLaw, *, loss: float, **columns: float | None) -> Decis
         return _first_below(law.form.log_loss(logs, theta) - np.log(loss))
 
     limits = ("none", "no number of tokens")
+    place = {name: column[:1] for name, column in logs.items() if name != "tokens"}
+    if why := why_ended(law, place):
+        return no_answer(why, limits)
     refuse_undetermined(law, question, "This number of tokens", 0.02)
     value, found = law.ask(in_parts(question))
     if not np.isfinite(value):
         least = float(np.exp(law.form.log_loss(logs, law.theta[None]).min()))
-        why = f"The law never gets to {loss:.4g} {law.loss_unit}: the least it says there is {least:.4g}."
-        return Decision(value=None, low=None, high=None, reach=None, notes=(why,), limits=limits)
-    low, high = (None, None) if found is None or np.isnan(found).any() else (from_log(float(x)) for x in found)
-    notes = [f"The law gets to {loss:.4g} {law.loss_unit} after this many tokens."]
-    if low is None:
-        notes.append(why_no_interval(law, "some refits have no answer"))
-    elif high == np.inf:
-        notes.append(
-            "In some refits the loss is never reached: it lies near the floor E, which these points hardly know."
+        return no_answer(
+            f"The law never gets to {loss:.4g} {law.loss_unit}: the least it says there is {least:.4g}.", limits
         )
-    place = {**{name: column[:1] for name, column in logs.items()}, "tokens": np.array([float(value)])}
-    reach = add_distance(law, place, notes)
+    notes = [f"The law gets to {loss:.4g} {law.loss_unit} after this many tokens."]
+    low, high = _ends(law, found, notes)
+    reach = add_distance(law, {**place, "tokens": np.array([float(value)])}, notes)
     return Decision(value=from_log(float(value)), low=low, high=high, reach=reach, notes=tuple(notes), limits=limits)
+
+
+def _ends(
+    law: FittedLaw, found: tuple[FloatArray, FloatArray] | None, notes: list[str]
+) -> tuple[float | None, float | None]:
+    """The interval in tokens from that in their logarithm; notes say why there is none, or why it has no end."""
+    never = "in some refits the loss is never reached (it lies near the floor E, which these points hardly know)"
+    if found is None or np.isnan(found).any():
+        notes.append(why_no_interval(law, "some refits have no answer"))
+        return None, None
+    if found[0] == -np.inf:  # a width of t standard errors, one of which is infinite, leaves both ends open
+        notes.append(why_no_interval(law, f"{never}, and of few bases left out in turn one such leaves both ends open"))
+        return None, None
+    if found[1] == np.inf:
+        notes.append(f"{never[0].upper()}{never[1:]}.")
+    return from_log(float(found[0])), from_log(float(found[1]))
 
 
 def _first_below(above: FloatArray) -> FloatArray:
@@ -163,14 +225,12 @@ def saturation(law: FittedLaw) -> Decision:
     wall = "Saturation is a falling slope, not a wall: long before this point more tokens help less and less."
     lost = {"alpha2", "alpha3"} & set(law.unidentified)
     if lost:
-        return _no_saturation(f"These points cannot tell {', '.join(sorted(lost))} apart from other parameters.")
+        return no_answer(f"These points cannot tell {', '.join(sorted(lost))} apart from other parameters.")
     if law.theta[a3] <= 0:
-        return _no_saturation(
-            f"alpha3 = {law.theta[a3]:.4g} is not positive: on these points the exponent does not fall."
-        )
+        return no_answer(f"alpha3 = {law.theta[a3]:.4g} is not positive: on these points the exponent does not fall.")
     found = law.interval("alpha3")
     if found is not None and found[0] <= 0:
-        return _no_saturation(
+        return no_answer(
             f"The interval of alpha3, [{found[0]:.3g}, {found[1]:.3g}], includes 0: these points do not show that the "
             "exponent falls at all."
         )
@@ -186,5 +246,6 @@ def saturation(law: FittedLaw) -> Decision:
     return Decision(value=tokens[0], low=tokens[1], high=tokens[2], reach=reach, notes=tuple(notes))
 
 
-def _no_saturation(reason: str) -> Decision:
-    return Decision(value=None, low=None, high=None, reach=None, notes=(reason,))
+def no_answer(reason: str, limits: tuple[str, str] = ("never", "always")) -> Decision:
+    """A decision without an answer, and why."""
+    return Decision(value=None, low=None, high=None, reach=None, notes=(reason,), limits=limits)

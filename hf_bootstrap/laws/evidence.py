@@ -19,9 +19,10 @@ from .forms import FORMS, find_form
 from .identifiability import identify
 from .points import Points
 from .resampling import FEW, error_over_clusters, find_clusters
+from .tables import NUMBERS
 from .terms import FloatArray, Form, Logs
 
-__all__ = ["RIVALS", "Comparison", "FormScore", "compare_forms", "held_out_errors"]
+__all__ = ["RIVALS", "Comparison", "FormScore", "compare_forms", "default_rivals", "held_out_errors"]
 
 _TWO_STAGE = (
     "bootstrap",
@@ -36,6 +37,9 @@ _TWO_STAGE = (
 # and asking for the whole 95% interval takes the interaction for none in four of ten (benchmarks/selection.py).
 _NEAR = 2.0
 RIVALS = tuple(name for name in _TWO_STAGE if name in FORMS)
+_SIZES = 3  # model sizes from which a term of size can be told
+# What is left out by its size -> the head of its column.
+_LARGEST = {"largest_base_out": "largest D1", "largest_tokens_out": "largest D2", "largest_n_params_out": "largest N"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +53,8 @@ class FormScore:
         leave_base_out: on each base's rows, predicted from the other bases; rows from scratch are left out by
             run. Each error counts as at most 1, so that one wild extrapolation does not decide. None with fewer
             than three bases.
-        largest_base_out, largest_tokens_out: on the rows of the largest D1 (or D2), predicted from all smaller
-            ones; None with fewer than four values.
+        largest_base_out, largest_tokens_out, largest_n_params_out: on the rows of the largest D1 (or D2, or N),
+            predicted from all smaller ones; None with fewer than four values.
         behind, behind_low, behind_high: `leave_base_out` less that of the best form, with the 95% interval of
             this difference, t over the bases; None where it is not known.
         aicc, bic: from the sum of squares; descriptive, because rows of one base are not independent. None where
@@ -68,6 +72,7 @@ class FormScore:
     leave_base_out: float | None
     largest_base_out: float | None
     largest_tokens_out: float | None
+    largest_n_params_out: float | None = None
     behind: float | None = None
     behind_low: float | None = None
     behind_high: float | None = None
@@ -103,12 +108,13 @@ class Comparison:
 
     def __str__(self) -> str:
         """A table as text."""
-        head = ("form", "remains", "k", "error", "leave 1 out", "leave base out", "behind the best", "largest D1")
-        rows: list[tuple[str, ...]] = [(*head, "largest D2", "AICc", "BIC")]
+        largest = [name for name in _LARGEST if any(getattr(s, name) is not None for s in self.scores)]
+        head = ("form", "remains", "k", "error", "leave 1 out", "leave base out", "behind the best")
+        rows: list[tuple[str, ...]] = [(*head, *(_LARGEST[name] for name in largest), "AICc", "BIC")]
         for s in self.scores:
             behind = "-" if s.behind_low is None else f"{s.behind:.2%} [{s.behind_low:+.2%}, {s.behind_high:+.2%}]"
             errors = (s.error, s.leave_one_out, s.leave_base_out)
-            held = (s.largest_base_out, s.largest_tokens_out)
+            held = [getattr(s, name) for name in largest]
             aicc = "-" if s.aicc is None else f"{s.aicc:.0f}"
             left = "-" if self.confidence_set is None else "yes" if s.form in self.confidence_set else "no"
             told = (*map(_percent, errors), behind, *map(_percent, held), aicc, f"{s.bic:.0f}")
@@ -141,7 +147,8 @@ def compare_forms(
 
     Args:
         points: as for `Points.read`, with its `where` and `columns`.
-        forms: names or `Form` objects; by default `RIVALS`.
+        forms: names or `Form` objects; by default those of `default_rivals`. One that reads a column the points lack
+            is not compared, and a note says so.
         objective: as in `fit_form`.
         delta: as in `fit_form`.
         seconds: after which no further form is begun; the notes say which were not. The first always is.
@@ -155,7 +162,11 @@ def compare_forms(
     scores: list[FormScore] = []
     missed, notes, used = [], [], rows
     end = math.inf if seconds is None else time.monotonic() + seconds
-    for form in (find_form(f) for f in (RIVALS if forms is None else forms)):
+    for form in map(find_form, default_rivals(rows) if forms is None else forms):
+        lacking = [name for name in form.columns if getattr(rows, name) is None]
+        if lacking:
+            notes.append(f"{form.name} is not compared: it reads {' and '.join(lacking)}, which these points lack.")
+            continue
         if scores and time.monotonic() > end:
             notes.append(f"{form.name} is not compared: the {seconds:g} s allowed were over.")
             continue
@@ -168,7 +179,9 @@ def compare_forms(
         scores.append(score)
         missed.append(left_out)
     if not scores:
-        raise FitError(" ".join(notes))
+        raise FitError(
+            f"{' '.join(notes)} Name forms that these points can support with forms=, or columns with columns=."
+        )
     if len({score.error_scratch is None for score in scores}) > 1:
         notes.append("Some forms could not use the from-scratch rows, so the rows differ between forms.")
         missed = []
@@ -181,6 +194,27 @@ def compare_forms(
         n_scratch=int(rows.from_scratch.sum()),
         notes=(sentence, *notes, "AICc and BIC are descriptive: they take the rows as independent."),
     )
+
+
+def default_rivals(points: Points) -> tuple[str, ...]:
+    """The forms to compare where nobody named any: as many as the columns of the points allow.
+
+    Points with a base get `RIVALS`, and where sizes differ the law with a term of size; others the forms of one stage.
+
+    Raises:
+        FitError: no form reads only what these points have.
+    """
+    have = {name for name in NUMBERS if getattr(points, name) is not None}
+    if "base_tokens" in have:
+        sized = points.n_params is not None and len(np.unique(points.n_params)) >= _SIZES
+        return (*RIVALS, "bootstrap_n") if sized else RIVALS
+    found = tuple(name for name, form in FORMS.items() if set(form.columns) <= have)
+    if not found:
+        raise FitError(
+            f"No form reads only {', '.join(sorted(have - {'loss'}))}: laws of one stage read n_params as well, and "
+            "those of two base_tokens. Name the column of one of them with columns=."
+        )
+    return found
 
 
 def _judge(
@@ -228,6 +262,7 @@ def _score(form: Form, points: Points, objective: str, delta: float) -> tuple[Fo
         leave_base_out=None if by_base is None else float(by_base.mean()),
         largest_base_out=_largest_out(fit, points, points.base_tokens),
         largest_tokens_out=_largest_out(fit, points, points.tokens),
+        largest_n_params_out=_largest_out(fit, points, points.n_params),
         aicc=n * spread + 2 * k + 2 * k * (k + 1) / (n - k - 1) if n > k + 1 else None,
         bic=n * spread + k * float(np.log(n)),
         alpha3=known.get("alpha3"),

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ..errors import FitError, PredictionError
 from ..units import LossUnit
+from .arguments import amounts_of, like_each_other
 from .checks import run_checks
 from .definitions import Definition, define
 from .fitting import fit_form
@@ -152,16 +153,14 @@ class FittedLaw:
             values = columns.get(name)
             if values is None:
                 raise PredictionError(f"The form {self.form.name!r} needs {name}=; give it. {self.form.formula}")
-            array = np.asarray(values, dtype=float)
-            if not np.all(np.isfinite(array) & (array >= 0)):
-                raise PredictionError(f"{name} is {values!r}; it must be finite and not negative.")
+            array = amounts_of(name, values)
             if np.any(array == 0) and not (name == "base_tokens" and self.form.covers_scratch):
                 raise PredictionError(
                     f"{name} is 0, where this law says nothing; it must be positive: {self.form.formula}"
                     + (". Fit it together with from-scratch rows to compare." if name == "base_tokens" else "")
                 )
             given[name] = array
-        arrays = np.broadcast_arrays(*given.values())
+        arrays = like_each_other(given)
         with np.errstate(divide="ignore"):
             flat = {name: np.log(array.ravel()) for name, array in zip(given, arrays, strict=True)}
         return flat, arrays[0].shape

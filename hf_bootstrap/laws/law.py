@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from ..errors import LawError, NotFittedError, did_you_mean
 from . import budgets, decisions
+from .arguments import check_level
 from .crossover import crossover
 from .decisions import Decision
 from .fitted import FittedLaw, fit_law, known_law
@@ -47,6 +48,7 @@ class ScalingLaw:
 
     Attributes (after `fit`):
         params_: name -> value, in raw tokens and natural logs; None where these points cannot tell it apart.
+        intervals_: name -> (low, high) at 95%, or None where it is not known; `interval` gives other levels.
         stderr_: name -> half of the 68.3% interval, or None where it is not known.
         n_points_: rows fitted.
         checks_: the numbered warnings of `summary`.
@@ -131,6 +133,7 @@ class ScalingLaw:
 
     def interval(self, name: str, level: float = 0.95) -> tuple[float, float] | None:
         """The interval (low, high) of a parameter; None where it is not known, and `checks_` say why."""
+        check_level(level)
         if name not in self.fitted.form.parameters:
             raise LawError(f"There is no parameter {name!r}. {did_you_mean(name, self.fitted.form.parameters)}")
         return self.fitted.interval(name, level)
@@ -169,14 +172,19 @@ class ScalingLaw:
         }
         return predict(self.fitted, asked, level=level, extrapolate=extrapolate)
 
-    def exponent(self, base_tokens: npt.ArrayLike, level: float = 0.95) -> Prediction:
+    def exponent(self, base_tokens: npt.ArrayLike, level: float = 0.95, *, extrapolate: bool = False) -> Prediction:
         """How fast the second stage lowers the loss: alpha2 - alpha3 ln D1 of the bootstrap law.
+
+        Args:
+            base_tokens: D1; 0 asks for training from scratch.
+            level: nominal coverage of the interval.
+            extrapolate: answer also beyond two decades, and where the exponent is not positive.
 
         Raises:
             LawError: the form has no exponent that is the same for all D2.
-            PredictionError: the points cannot tell it there.
+            PredictionError: the points cannot tell it there, or the answer would rest on nothing.
         """
-        return exponent(self.fitted, base_tokens, level)
+        return exponent(self.fitted, base_tokens, level, extrapolate=extrapolate)
 
     def crossover(
         self,
@@ -209,14 +217,8 @@ class ScalingLaw:
         mixture_ratio: float | None = None,
     ) -> Decision:
         """How many of a budget's tokens to give the base; see `budgets.best_split`."""
-        return budgets.best_split(
-            self.fitted,
-            flops=flops,
-            n_params_base=n_params_base,
-            n_params=n_params,
-            unique_tokens=unique_tokens,
-            mixture_ratio=mixture_ratio,
-        )
+        columns = {"unique_tokens": unique_tokens, "mixture_ratio": mixture_ratio}
+        return budgets.best_split(self.fitted, flops=flops, n_params_base=n_params_base, n_params=n_params, **columns)
 
     def tokens_for(
         self,
@@ -228,14 +230,8 @@ class ScalingLaw:
         mixture_ratio: float | None = None,
     ) -> Decision:
         """The tokens after which the law is at `loss`; see `decisions.tokens_for`."""
-        return decisions.tokens_for(
-            self.fitted,
-            loss=loss,
-            base_tokens=base_tokens,
-            n_params=n_params,
-            unique_tokens=unique_tokens,
-            mixture_ratio=mixture_ratio,
-        )
+        columns = {"unique_tokens": unique_tokens, "mixture_ratio": mixture_ratio}
+        return decisions.tokens_for(self.fitted, loss=loss, base_tokens=base_tokens, n_params=n_params, **columns)
 
     def compute_optimal(
         self,
@@ -246,13 +242,8 @@ class ScalingLaw:
         mixture_ratio: float | None = None,
     ) -> Decision:
         """The model size that gets the least loss from a budget; see `budgets.compute_optimal`."""
-        return budgets.compute_optimal(
-            self.fitted,
-            flops=flops,
-            base_tokens=base_tokens,
-            unique_tokens=unique_tokens,
-            mixture_ratio=mixture_ratio,
-        )
+        columns = {"unique_tokens": unique_tokens, "mixture_ratio": mixture_ratio}
+        return budgets.compute_optimal(self.fitted, flops=flops, base_tokens=base_tokens, **columns)
 
     def saturation(self) -> Decision:
         """The base tokens at which the second stage's exponent reaches 0; see `decisions.saturation`."""
@@ -393,6 +384,7 @@ class ScalingLaw:
         self.n_points_ = law.n_points
         self.checks_ = law.warnings
         self.loss_unit_ = law.loss_unit
-        intervals = {name: law.interval(name, 0.683) for name in self.params_}
-        self.stderr_ = {n: None if found is None else (found[1] - found[0]) / 2 for n, found in intervals.items()}
+        self.intervals_ = {name: law.interval(name) for name in self.params_}
+        inner = {name: law.interval(name, 0.683) for name in self.params_}
+        self.stderr_ = {name: None if found is None else (found[1] - found[0]) / 2 for name, found in inner.items()}
         return self

@@ -86,6 +86,9 @@ class Points:
             PointError: a loss or a count no law can use (with its row), a repeated row, a broken line, an unknown
                 column, several methods or domains, or no row left.
         """
+        for given, what in ((where, "where={'method': 'stack'}"), (columns, "columns={'tokens': 'D2'}")):
+            if given is not None and not isinstance(given, Mapping):
+                raise PointError(f"{given!r} is not a mapping from our names. Give it in the manner of {what}.")
         if isinstance(data, Points):
             source = replace(
                 load_table(data._table(), columns or {}),
@@ -137,7 +140,7 @@ class Points:
             if column is None:
                 raise PointError(
                     f"The form {form.name!r} needs the column {name}, which these points lack. "
-                    f"Name it with columns={{{name!r}: 'its name'}}, or choose another form."
+                    f"Name it with columns={{{name!r}: 'its name'}}, or choose another form with form=."
                 )
             with np.errstate(divide="ignore"):
                 found[name] = np.log(column)

@@ -11,10 +11,11 @@ import numpy.typing as npt
 
 from ..errors import LawError, PredictionError
 from ..units import format_count
+from .arguments import amounts_of, check_level
 from .fitted import FittedLaw, Question
 from .terms import FloatArray
 
-__all__ = ["Prediction", "exponent", "predict", "refuse_undetermined", "refuse_unread"]
+__all__ = ["Prediction", "exponent", "predict", "refuse_undetermined", "refuse_unread", "why_rising"]
 
 _MAX_REACH = 2.0  # decades beyond the data
 _SEED_NOISE = 2e-3  # of a loss: what two runs with other seeds differ by
@@ -44,6 +45,7 @@ def predict(
     Raises:
         PredictionError: an argument is missing or impossible, or the answer would rest on nothing.
     """
+    check_level(level)
     refuse_unread(law, columns)
     logs, shape = law.logs(columns)
     reach = law.reach(logs)
@@ -54,7 +56,7 @@ def predict(
     refuse_undetermined(law, question, "This loss", _SEED_NOISE)
     if not extrapolate:
         _refuse_far(law, reach)
-        _refuse_rising(law, logs, reach)
+        _refuse_rising(why_rising(law, logs, reach))
     value, found = law.ask(question, level)
     low, high = (None, None) if found is None else (_shaped(np.exp(x), shape) for x in found)
     return Prediction(
@@ -65,14 +67,17 @@ def predict(
     )
 
 
-def exponent(law: FittedLaw, base_tokens: npt.ArrayLike, level: float = 0.95) -> Prediction:
-    """How fast the second stage lowers the loss above its floor, at fixed D1.
+def exponent(
+    law: FittedLaw, base_tokens: npt.ArrayLike, level: float = 0.95, *, extrapolate: bool = False
+) -> Prediction:
+    """How fast the second stage lowers the loss above its floor, at fixed D1; see `ScalingLaw.exponent`.
 
     Raises:
         LawError: the form has no exponent that is the same for all D2.
-        PredictionError: base_tokens are impossible, or the points cannot tell the exponent there.
+        PredictionError: base_tokens are impossible, or the answer would rest on nothing.
     """
-    one = np.ones_like(np.asarray(base_tokens, dtype=float))
+    check_level(level)
+    one = np.ones_like(amounts_of("base_tokens", base_tokens))
     logs, shape = law.logs({"base_tokens": base_tokens, "tokens": one, "n_params": one})
     elsewhere = {**logs, "tokens": logs["tokens"] + 20}
     here, there = (law.form.exponents(at, law.theta[None]) for at in (logs, elsewhere))
@@ -87,9 +92,12 @@ def exponent(law: FittedLaw, base_tokens: npt.ArrayLike, level: float = 0.95) ->
         return exponents["tokens"]
 
     refuse_undetermined(law, question, "This exponent", _SEED_NOISE)
+    reach = law.reach({"base_tokens": logs["base_tokens"]}) if "base_tokens" in logs else None
+    if not extrapolate:
+        _refuse_far(law, reach)
+        _refuse_rising(why_rising(law, logs, reach, "tokens"))
     value, found = law.ask(question, level)
     low, high = (None, None) if found is None else (_shaped(x, shape) for x in found)
-    reach = law.reach({"base_tokens": logs["base_tokens"]}) if "base_tokens" in logs else None
     far = None if reach is None else _shaped(reach, shape)
     return Prediction(value=_shaped(value, shape), low=low, high=high, reach=far)
 
@@ -132,6 +140,34 @@ def refuse_unread(law: FittedLaw, asked: Mapping[str, object]) -> None:
             )
 
 
+def why_rising(law: FittedLaw, logs: Mapping[str, FloatArray], reach: FloatArray | None, *names: str) -> str | None:
+    """Why an answer beyond the data says nothing, in a sentence; None where loss still falls with more tokens there.
+
+    Inside the data more tokens can hurt, and the points have shown it; beyond them it is the formula's end. An
+    exponent that the points do not determine says nothing of the kind.
+
+    Args:
+        law: the law.
+        logs: the places, as for `FittedLaw.logs`.
+        reach: of the places, or of what matters in them.
+        names: columns whose exponents are looked at; all by default.
+    """
+    beyond = np.ones(len(next(iter(logs.values()))), dtype=bool) if reach is None else reach > 0
+    exponents = law.form.exponents(logs, law.theta[None]) or {}
+    for name in names or exponents:
+        if name not in exponents:
+            continue
+        values = exponents[name][0]
+        doubt = law.doubt(lambda theta, name=name: (law.form.exponents(logs, theta) or {})[name])  # type: ignore[misc]
+        rising = values[beyond & (values <= 0) & (doubt < _SEED_NOISE)]
+        if len(rising):
+            return (
+                f"There the exponent of {name} is {rising.min():.3g}: the law says loss rises with more of them, "
+                "which is where its formula ends, not what a model does."
+            )
+    return None
+
+
 def _refuse_far(law: FittedLaw, reach: FloatArray | None) -> None:
     if reach is not None and np.any(reach > _MAX_REACH):
         ranges = "; ".join(
@@ -143,21 +179,9 @@ def _refuse_far(law: FittedLaw, reach: FloatArray | None) -> None:
         )
 
 
-def _refuse_rising(law: FittedLaw, logs: Mapping[str, FloatArray], reach: FloatArray | None) -> None:
-    """Inside the data more tokens can hurt, and the points have shown it; beyond them it is the formula's end.
-
-    An exponent that the points do not determine says nothing of the kind.
-    """
-    beyond = np.ones(len(next(iter(logs.values()))), dtype=bool) if reach is None else reach > 0
-    for name, values in (law.form.exponents(logs, law.theta[None]) or {}).items():
-        doubt = law.doubt(lambda theta, name=name: (law.form.exponents(logs, theta) or {})[name])  # type: ignore[misc]
-        rising = values[0][beyond & (values[0] <= 0) & (doubt < _SEED_NOISE)]
-        if len(rising):
-            raise PredictionError(
-                f"There the exponent of {name} is {rising.min():.3g}: the law says loss rises with more of them, "
-                "which is where its formula ends, not what a model does. Ask inside the data, or say "
-                "extrapolate=True."
-            )
+def _refuse_rising(why: str | None) -> None:
+    if why is not None:
+        raise PredictionError(f"{why} Ask inside the data, or say extrapolate=True.")
 
 
 def _shaped(values: FloatArray, shape: tuple[int, ...]) -> float | FloatArray:

@@ -6,11 +6,13 @@ replicate means for a prediction or a decision is worked out where the question 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import LawError
 from .fitting import Fit, refit
 from .noise import outliers
 from .points import Points
@@ -152,9 +154,14 @@ def replicate(fit: Fit, points: Points, *, resamples: int = 1000, seed: int = 0)
     Args:
         fit: the law on all rows.
         points: the rows it was fitted to.
-        resamples: refits of the bootstrap.
+        resamples: refits of the bootstrap, at least 2.
         seed: of the draws.
+
+    Raises:
+        LawError: so many refits cannot be.
     """
+    if not isinstance(resamples, Integral) or isinstance(resamples, bool) or resamples < 2:
+        raise LawError(f"resamples is {resamples!r}; spread takes a whole number of refits, at least 2, say 1000.")
     found = find_clusters(points)
     unit, groups, notes = found.unit, found.strata, list(found.notes)
     clusters = len(groups[0])

@@ -4,6 +4,7 @@ Reading tables is the business of `tables`; what is wrong with a design is said 
 """
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from ..errors import PointError, did_you_mean
 from ..records import PHASES
+from .arguments import SHARES
 from .tables import NUMBERS, Column
 from .terms import FloatArray
 
@@ -62,18 +64,19 @@ def numbers_of(table: Mapping[str, Column], keep: npt.NDArray[np.bool_]) -> dict
             continue
         column = np.full(len(keep), np.nan)
         least = "positive" if name in _POSITIVE else "zero or more"
+        most, bound = (1.0, "at most 1") if name in SHARES else (np.finfo(float).max, "finite")
         values = table[name][keep]
         if set(map(type, values)) <= {int, float} and _fits(values):
             column[keep] = values.astype(float)
-            if np.all(np.isfinite(column[keep]) & (column[keep] > 0 if least == "positive" else column[keep] >= 0)):
+            if np.all((column[keep] <= most) & (column[keep] > 0 if least == "positive" else column[keep] >= 0)):
                 found[name] = column
                 continue
         for row in np.flatnonzero(keep):
             value = table[name][row]
             size = _size(value)
-            if not 0 <= size < np.inf or (size == 0 and least == "positive"):
+            if not 0 <= size <= most or (size == 0 and least == "positive"):
                 raise PointError(
-                    f"Row {row + 1} has {name} {_told(value)}; it must be a number, {least} and finite. "
+                    f"Row {row + 1} has {name} {_told(value)}; it must be a number, {least} and {bound}. "
                     "Correct it, or leave the row out."
                 )
             column[row] = size
@@ -83,12 +86,14 @@ def numbers_of(table: Mapping[str, Column], keep: npt.NDArray[np.bool_]) -> dict
 
 def _size(value: Any) -> float:
     """The value of a real number, NaN of anything else: text, truth values, lists, nothing."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
+    if not isinstance(value, int | float | Decimal) or isinstance(value, bool):
         return float("nan")
     try:
         return float(value)
     except OverflowError:
         return float("inf")
+    except ValueError:  # a Decimal that signals NaN
+        return float("nan")
 
 
 def _told(value: Any) -> str:
@@ -111,7 +116,9 @@ def _rows(which: npt.NDArray[np.bool_], kind: str = "") -> str:
 def _check_where(table: Mapping[str, Column], where: Mapping[str, Any]) -> None:
     for column in where:
         if column not in table:
-            raise PointError(f"where names the column {column!r}, which is not there. {did_you_mean(column, table)}")
+            raise PointError(
+                f"where names the column {column!r}, which is not there. {did_you_mean(str(column), table)}"
+            )
 
 
 def _matching(table: Mapping[str, Column], column: str, wanted: Any) -> npt.NDArray[np.bool_]:

@@ -99,7 +99,8 @@ def _from_file(path: Path, names: Mapping[str, str]) -> Table:
 
 
 def _column(values: Any, name: str) -> Column:
-    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+    single = isinstance(values, str | bytes) or (isinstance(values, np.ndarray) and values.ndim == 0)
+    if single or not isinstance(values, Iterable):
         raise PointError(f"The column {name!r} is {values!r}, not a list of values. Give one value for each row.")
     return _filled(values.tolist() if isinstance(values, np.ndarray) and values.ndim == 1 else list(values))
 
@@ -202,9 +203,9 @@ def _cell(text: str) -> Any:
 def _renamed(table: dict[str, Column], columns: Mapping[str, str]) -> dict[str, Column]:
     for ours, theirs in columns.items():
         if ours not in (*NUMBERS, *LABELS):
-            raise PointError(f"There is no column {ours!r} here. {did_you_mean(ours, (*NUMBERS, *LABELS))}")
+            raise PointError(f"There is no column {ours!r} here. {did_you_mean(str(ours), (*NUMBERS, *LABELS))}")
         if theirs not in table:
-            raise PointError(f"The table has no column {theirs!r} to use as {ours}. {did_you_mean(theirs, table)}")
+            raise PointError(f"The table has no column {theirs!r} to use as {ours}. {did_you_mean(str(theirs), table)}")
         table = {**table, ours: table[theirs]}
     for needed in ("tokens", "loss"):
         if needed not in table:

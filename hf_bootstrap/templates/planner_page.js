@@ -70,12 +70,15 @@ function show() {
 }
 function showCrossover(x) {
   if (!byId("crossover")) return;
+  const slopes = FORMS[law.form].exponents && FORMS[law.form].exponents({ ...x, v: 0 }, law.theta);
+  const far = reach(law, { u: x.u, n: x.n });
+  if (slopes && slopes.tokens <= 0 && (far === null || Object.keys(far).length)) return tell("crossover", "no answer", NaN, null, "from such a base the law says that loss rises with more second-stage tokens, which is where its formula ends");
   const { value, ends } = ask(law, (theta) => crossing(law, x, theta));
-  if (Number.isNaN(value)) return tell("crossover", "turned around", NaN, null, "scratch is better at small budgets and reuse at large ones");
+  if (Number.isNaN(value)) return tell("crossover", "turned around", NaN, null, "scratch is better at small budgets and reuse at large ones", { u: x.u });
   const tokens = (log) => (log < 700 ? Math.exp(log) : Infinity);
   const found = tokens(value), known = ends && ends.map(tokens);
   const note = found === Infinity ? "reuse is better at every budget" : found === 0 ? "training from scratch is better at every budget" : "second-stage tokens up to which reuse is better";
-  const place = found > 0 && found < Infinity ? { u: x.u, v: value } : null;
+  const place = { u: x.u, ...(found > 0 && found < Infinity && { v: value }) };
   tell("crossover", never(found), found, known, `${note}; ${between(known, never)}`, place);
 }
 function showExponent(x) {
@@ -96,7 +99,7 @@ function showBudget(x) {
     const found = bestSplit(law, x, state.flops, state.base_size, size);
     if (!found) return tell("split", "none inside", NaN, null, "the law has no best split of this budget: it would give one stage everything, or its formula ends");
     const note = `base tokens, then ${count(found.tokens)} more (${(100 * found.share).toFixed(0)}% of the budget), to ${found.loss.toFixed(4)} ${unit}; ${between(found.ends && found.ends.map((one) => one.base), count)}`;
-    if (found.scratch) return tell("split", "no base", 0, null, "training from scratch with the whole budget is better than any split");
+    if (found.scratch) return tell("split", "no base", 0, null, "training from scratch with the whole budget is better than any split", { ...x, u: -Infinity, v: Math.log(found.base * state.base_size / size + found.tokens), n: Math.log(size) });
     const place = { ...x, u: Math.log(found.base), v: Math.log(found.tokens), n: Math.log(size) };
     tell("split", count(found.base), found.base, found.ends && found.ends.map((one) => one.base), note, place);
   }

@@ -1,6 +1,7 @@
 """Points made from known laws, and the measured tables of the shared folder."""
 
 import csv
+import json
 import os
 from pathlib import Path
 
@@ -57,6 +58,22 @@ def chinchilla_240():
         rows = [(float(r["Model Size"]), float(r["Training FLOP"]), float(r["loss"])) for r in csv.DictReader(file)]
     n, c, loss = np.array(sorted(rows, key=lambda row: row[2])[:-5]).T
     return {"n_params": n, "tokens": c / (6 * n), "loss": loss}
+
+
+def gemstones(every=1):
+    """Gemstones before and after a cooldown of a tenth of their tokens, at 22 model sizes; every `every`-th pair."""
+    before, after = (
+        [json.loads(line) for line in table("gemstones-paired", name).read_text().splitlines()][::every]
+        for name in ("cool_begin.jsonl", "cool_end.jsonl")
+    )
+    return {
+        "base_tokens": [row["tokens"] for row in before],
+        "tokens": [b["tokens"] - a["tokens"] for a, b in zip(before, after, strict=True)],
+        "n_params": [row["params_active_precise"] for row in after],
+        "loss": [row["final_loss"] for row in after],
+        "run_id": [f"{row['run_name']}-{row['step']}" for row in after],
+        "base_run_id": [row["run_name"] for row in before],
+    }
 
 
 def demo_design(trunks=1, bases=FOUR_BASES, marks=(131_072, 262_144, 524_288), scratch=True):

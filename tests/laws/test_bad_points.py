@@ -3,6 +3,7 @@
 import json
 import math
 import zlib
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -250,6 +251,43 @@ def test_columns_named_twice_are_refused(tmp_path):
 
 
 def test_a_column_that_is_none_is_named():
-    for wrong in (5, "abc", None, 2.0):
+    for wrong in (5, "abc", None, 2.0, np.array(5.0)):
         with pytest.raises(PointError, match="The column 'loss' is"):
             Points.read({"tokens": [1, 2], "loss": wrong})
+
+
+def test_names_that_are_no_mapping_are_refused():
+    for wrong in ("tokens=D", ["tokens"], 5):
+        with pytest.raises(PointError, match="is not a mapping from our names"):
+            Points.read(sound(), columns=wrong)
+        with pytest.raises(PointError, match="in the manner of where="):
+            Points.read(sound(), where=wrong)
+    for wrong in ({"tokens": 5}, {5: "tokens"}):
+        with pytest.raises(PointError, match="no column"):
+            Points.read(sound(), columns=wrong)
+
+
+@pytest.mark.parametrize("bad", [2, 1.0001, 50, 0, Decimal("1.5")])
+def test_a_share_that_no_mixture_has_is_refused_with_its_row(bad):
+    shares = [0.5, 1, 0.25, 1e-3, 1.0, 0.5, 0.5, 0.5]
+    assert Points.read({**sound(), "mixture_ratio": shares}).mixture_ratio.max() == 1
+    with pytest.raises(PointError, match=r"Row 3 has mixture_ratio .*; it must be a number, positive and at most 1"):
+        Points.read({**sound(), "mixture_ratio": [*shares[:2], bad, *shares[3:]]})
+
+
+def test_decimals_are_numbers(tmp_path):
+    table = {**sound(), "loss": [Decimal(str(x)) for x in sound()["loss"]], "base_tokens": [Decimal(0)] * ROWS}
+    points = Points.read(table)
+    assert points.loss.tolist() == sound()["loss"]
+    assert points.from_scratch.all()
+    pd.DataFrame(table).to_parquet(tmp_path / "p.parquet")
+    assert Points.read(tmp_path / "p.parquet").loss.tolist() == sound()["loss"]
+    for bad in ("NaN", "sNaN", "Infinity", "-1", "1e400"):
+        with pytest.raises(PointError, match="Row 1 has loss"):
+            Points.read({**table, "loss": [Decimal(bad), *table["loss"][1:]]})
+
+
+def test_a_form_whose_column_is_missing_is_named_and_the_others_are_compared():
+    found = compare_forms(sound(), ["multiplicative", "chinchilla"])
+    assert [score.form for score in found.scores] == ["multiplicative"]
+    assert "chinchilla is not compared: it reads n_params, which these points lack." in found.notes

@@ -43,6 +43,21 @@ def test_where_scratch_is_better_there_is_no_base():
     assert found.also["base_tokens"][0] == pytest.approx(LAW.best_split(flops=6 * N * 2e6, n_params_base=N).value)
 
 
+def test_an_answer_of_no_base_says_why_it_has_no_interval_and_how_sure_it_is():
+    never = ScalingLaw.from_params("bootstrap", **{**TRUTH, "A_scratch": 100.0})
+    law = ScalingLaw().fit(measured(demo_design(), never, noise=0.003))
+    assert law.fitted.replicates.method == "jackknife"
+    found = law.best_split(flops=6 * N * 1e6, n_params_base=N)
+    assert (found.value, found.low) == (0, None)
+    assert found.probability < 0.5
+    assert any("No base at all has no interval" in note for note in found.notes)
+    assert found.reach == pytest.approx(np.log10(1e6 / 524_288))
+    assert any("The whole budget from scratch lies 0.3 decades beyond" in note for note in found.notes)
+    unsure = never.best_split(flops=6 * N * 2e6, n_params_base=N)
+    assert unsure.probability is None
+    assert any("How probable" in note for note in unsure.notes)
+
+
 def test_beyond_the_end_of_the_formula_there_is_no_split():
     """exp(alpha1 / alpha3) = e^3 tokens is where the base stops helping: no split of this budget lies below it."""
     short = ScalingLaw.from_params("bootstrap", A=50.0, alpha1=0.06, alpha2=0.06, alpha3=0.02, E=1.0)
@@ -107,7 +122,7 @@ def test_the_published_guideline_of_stacking(n_params, tokens, after):
     assert found.low is None
 
 
-@pytest.mark.parametrize("wrong", [0, -1, float("nan"), float("inf")])
+@pytest.mark.parametrize("wrong", [0, -1, float("nan"), float("inf"), "1e12", True])
 def test_budgets_that_cannot_be_are_refused(wrong):
     with pytest.raises(LawError, match="positive and finite"):
         LAW.best_split(flops=wrong, n_params_base=N)

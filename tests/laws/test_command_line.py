@@ -54,6 +54,16 @@ def test_fit_as_json_gives_parameters_intervals_and_warnings(table):
     assert set(record["params"]) == {"A", "alpha", "E"}
     assert len(record["intervals"]["alpha"]) == 2
     assert record["warnings"]
+    assert (record["objective"], record["delta"], record["unit"]) == ("lsq", 1e-3, "nats per token")
+    assert record["stderr"]["alpha"] > 0
+    assert record["n_scratch"] == 3
+    assert record["saturation"] is None
+
+
+def test_fit_as_json_says_what_alpha3_means(table):
+    record = json.loads(run("fit", table, "--columns", COLUMNS, "--json").output)
+    assert set(record["saturation"]) == {"finding", "sentence"}
+    assert "alpha3" in record["saturation"]["sentence"]
 
 
 def test_where_chooses_rows_by_value_and_by_several(table):
@@ -91,6 +101,23 @@ def test_compare_shows_a_table_or_json(table):
     record = json.loads(run("compare", table, "--columns", COLUMNS, "--forms", "total_tokens", "--json").output)
     assert [score["form"] for score in record["scores"]] == ["total_tokens"]
     assert isinstance(run("compare", table, "--columns", COLUMNS, "--forms", "bootstap").exception, LawError)
+
+
+def test_compare_takes_a_table_of_one_stage(tmp_path):
+    """As Chinchilla's: N, D and losses, no base."""
+    law = ScalingLaw.from_params("chinchilla", A=482.01, B=2085.43, E=1.8172, alpha=0.3478, beta=0.3658)
+    lines = ["N,D,L"]
+    for place, (n, d) in enumerate((n, d) for n in (1e7, 5e7, 2e8, 1e9) for d in (1e9, 3e9, 1e10, 3e10)):
+        lines.append(f"{n},{d},{law.predict(n_params=n, tokens=d).value * (1 + 1e-3 * (-1) ** place)}")
+    (tmp_path / "one.csv").write_text("\n".join(lines))
+    words = ("compare", tmp_path / "one.csv", "--columns", "n_params=N,tokens=D,loss=L")
+    done = run(*words)
+    assert done.exit_code == 0, done.output
+    assert "chinchilla" in done.output
+    assert "largest N" in done.output
+    asked = json.loads(run(*words, "--forms", "kaplan,bootstrap", "--json").output)
+    assert asked["scores"][0]["largest_n_params_out"] > 0
+    assert any("bootstrap is not compared: it reads base_tokens" in note for note in asked["notes"])
 
 
 QUESTIONS = {

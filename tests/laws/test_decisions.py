@@ -253,3 +253,76 @@ def test_published_crossovers_by_the_form_with_a_size_term(n_params, crossings):
     for base_tokens, tokens in crossings.items():
         found = law.crossover(MOE, base_tokens=base_tokens, n_params=n_params)
         assert found.value == pytest.approx(tokens, rel=0.03)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return ScalingLaw(resamples=100).fit(measured(demo_design(trunks=6), noise=0.003))
+
+
+def test_beyond_the_end_of_the_formula_nothing_is_decided(fitted):
+    """exp(alpha2 / alpha3) is 3e11 base tokens: from there on the law says that more tokens raise the loss."""
+    for found in (fitted.crossover(base_tokens=1e15), fitted.tokens_for(loss=2.5, base_tokens=1e15)):
+        assert (found.value, found.low, found.reach) == (None, None, None)
+        assert "says loss rises with more of them" in found.notes[0]
+        assert "ln D1 < alpha2 / alpha3" in found.notes[0]
+    assert fitted.crossover(base_tokens=1e9).value > 0
+
+
+def test_the_reach_of_a_crossover_covers_base_and_budget(fitted):
+    near, budget = (fitted.crossover(base_tokens=1e6, tokens=tokens) for tokens in (4e5, 1e13))
+    assert near.reach < 1
+    assert budget.reach == pytest.approx(np.log10(1e13 / 524_288))
+    assert f"The budget lies {budget.reach:.1f} decades beyond the data." in budget.notes
+    assert "with probability" in budget.notes[-1]
+    far = fitted.crossover(base_tokens=1e10)
+    assert far.reach == pytest.approx(np.log10(1e10 / 2_048_000))
+    assert f"The base lies {far.reach:.1f} decades beyond the data." in far.notes
+
+
+def test_a_law_from_scratch_fitted_elsewhere_is_named_with_its_distance(fitted):
+    sizes, tokens = (axis.ravel() for axis in np.meshgrid([1e8, 3e8, 1e9, 3e9], np.geomspace(819e6, 3e10, 5)))
+    truth = ScalingLaw.from_params("chinchilla", A=482.01, B=2085.43, E=1.8172, alpha=0.3478, beta=0.3658)
+    points = {"n_params": sizes, "tokens": tokens, "loss": truth.predict(n_params=sizes, tokens=tokens).value}
+    scratch = ScalingLaw("chinchilla", resamples=20).fit(points)
+    always = fitted.crossover(scratch, base_tokens=1e6, n_params=1e8)
+    assert always.value == np.inf
+    assert always.reach == pytest.approx(np.log10(819e6 / 524_288))
+    assert any("fitted 3.2 decades away: at 819M to 30B tokens" in note for note in always.notes)
+    asked = fitted.crossover(scratch, base_tokens=1e6, n_params=1e8, tokens=1e6)
+    assert asked.reach == pytest.approx(np.log10(819))
+    assert any("budget lies 2.9 decades beyond the data of the law from scratch" in note for note in asked.notes)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"base_tokens": "1M"}, "base_tokens is '1M'; a comparison needs"),
+        ({"base_tokens": 1e6, "tokens": "20B"}, "tokens is '20B'; a comparison needs"),
+        ({"base_tokens": True}, "a comparison needs"),
+        ({"base_tokens": 10**400}, "a comparison needs"),
+        ({"base_tokens": 1e6, "n_params": 1e5}, "does not read n_params"),
+        ({"base_tokens": 1e6, "n_params_base": 1e5}, "matters only for the cost of the base"),
+        ({"base_tokens": 1e6, "n_params_base": 1e5, "count_base_cost": True}, "Give both"),
+        ({"base_tokens": 1e6, "n_params": 0, "n_params_base": 1e5, "count_base_cost": True}, "positive and finite"),
+    ],
+)
+def test_a_comparison_refuses_what_it_cannot_read_or_would_pass_over(asked, message):
+    with pytest.raises(LawError, match=message):
+        ScalingLaw.from_params("bootstrap", **TRUTH).crossover(**asked)
+
+
+def test_a_law_of_one_stage_has_no_base_to_reuse():
+    with pytest.raises(LawError, match="does not read base_tokens"):
+        MOE.crossover(DENSE, base_tokens=1e9, n_params=1e9)
+
+
+def test_a_loss_near_the_floor_has_no_interval_where_few_bases_leave_both_ends_open():
+    law = ScalingLaw().fit(measured(demo_design(), noise=0.003, seed=1))
+    assert law.fitted.replicates.method == "jackknife"
+    near = law.params_["E"] + 1e-3
+    found = law.tokens_for(loss=near, base_tokens=1e6)
+    assert found.value is not None
+    assert (found.low, found.high) == (None, None)
+    assert "never reached" in " ".join(found.notes)
+    assert "both ends open" in " ".join(found.notes)

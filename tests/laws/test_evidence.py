@@ -5,13 +5,14 @@ import pytest
 
 from hf_bootstrap import FORMS, ScalingLaw, compare_forms
 from hf_bootstrap.errors import FitError, LawError
+from hf_bootstrap.laws.evidence import RIVALS, default_rivals
 from hf_bootstrap.laws.fitting import fit_form
 from hf_bootstrap.laws.points import Points
 from hf_bootstrap.laws.report import summary_text
 from hf_bootstrap.laws.saturation import null_test, verdict
 from hf_bootstrap.laws.slices import slice_exponents
 
-from .grids import CODE, FICTION, PLANTED, TRUTH, demo_design, measured, table
+from .grids import CODE, FICTION, PLANTED, TRUTH, demo_design, gemstones, measured, table
 
 BASES = tuple(int(x) for x in np.geomspace(131_072, 4e6, 6))
 MARKS = tuple(int(x) for x in np.geomspace(131_072, 2e6, 5))
@@ -123,6 +124,49 @@ def test_a_form_without_enough_points_is_named_not_dropped():
     assert "Which forms remain is not known" in comparison.notes[0]
     with pytest.raises(FitError, match="bootstrap is not compared"):
         compare_forms(few, ["bootstrap"])
+
+
+def one_stage(sizes=4, marks=5):
+    """Points of one stage, as Chinchilla's are."""
+    n, d = (axis.ravel() for axis in np.meshgrid(np.geomspace(1e7, 1e9, sizes), np.geomspace(1e9, 3e10, marks)))
+    law = ScalingLaw.from_params("chinchilla", A=482.01, B=2085.43, E=1.8172, alpha=0.3478, beta=0.3658)
+    rng = np.random.default_rng(0)
+    return {"n_params": n, "tokens": d, "loss": law.predict(n_params=n, tokens=d).value * rng.normal(1, 1e-3, len(n))}
+
+
+def test_points_of_one_stage_are_compared_by_the_forms_of_one_stage():
+    table = one_stage()
+    found = compare_forms(table)
+    assert {score.form for score in found.scores} == {"chinchilla", "cross_lingual", "gadre", "kaplan"}
+    (score,) = (score for score in found.scores if score.form == "chinchilla")
+    keep = table["n_params"] < 1e9
+    law = ScalingLaw("chinchilla", resamples=10).fit({name: column[keep] for name, column in table.items()})
+    told = law.predict(n_params=1e9, tokens=table["tokens"][~keep], extrapolate=True).value
+    assert score.largest_n_params_out == pytest.approx(np.mean(np.abs(told / table["loss"][~keep] - 1)), rel=1e-3)
+    assert score.largest_base_out is None
+    assert "largest N" in str(found)
+    assert "largest D1" not in str(found)
+    assert found.to_dict()["scores"][0]["largest_n_params_out"] is not None
+    with_epochs = {**table, "unique_tokens": np.minimum(table["tokens"], 5e9)}
+    assert set(default_rivals(Points.read(with_epochs))) == {s.form for s in found.scores} | {"data_constrained"}
+
+
+def test_points_no_form_can_read_are_refused_with_what_is_missing():
+    table = {name: column for name, column in one_stage().items() if name != "n_params"}
+    with pytest.raises(FitError, match="No form reads only tokens"):
+        compare_forms(table)
+    with pytest.raises(FitError, match="chinchilla is not compared: it reads n_params"):
+        compare_forms(table, ["chinchilla"])
+
+
+def test_gemstones_are_compared_with_the_form_that_reads_their_sizes():
+    rows = gemstones(every=4)
+    assert default_rivals(Points.read(rows)) == (*RIVALS, "bootstrap_n")
+    found = compare_forms(rows, ["multiplicative", "bootstrap_n"])
+    assert found.preferred == "bootstrap_n"
+    assert all(score.largest_n_params_out is not None for score in found.scores)
+    same = {**rows, "n_params": [1e9] * len(rows["loss"])}
+    assert default_rivals(Points.read(same)) == RIVALS
 
 
 def test_points_of_total_tokens_give_a_positive_alpha3_and_the_null_says_so():

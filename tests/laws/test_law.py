@@ -36,6 +36,9 @@ def test_learnt_things_end_in_an_underscore(law):
     assert law.params_ == pytest.approx(TRUTH, rel=0.3)
     assert all(error > 0 for error in law.stderr_.values())
     assert law.n_points_ == 90
+    assert law.intervals_ == {name: law.interval(name) for name in TRUTH}
+    published = ScalingLaw.from_params("total_tokens", A=400.0, alpha=0.4, E=1.8)
+    assert published.intervals_ == {"A": None, "alpha": None, "E": None}
 
 
 def test_intervals_hold_the_truth_and_widen_with_the_level(law):
@@ -72,6 +75,17 @@ def test_predictions_far_away_are_refused_unless_asked(law):
     assert law.predict(base_tokens=819_200, tokens=1e12, extrapolate=True).reach > 6
 
 
+def test_exponents_far_away_are_refused_unless_asked(law):
+    with pytest.raises(PredictionError, match=r"11\.7 decades beyond the data"):
+        law.exponent(1e18)
+    found = law.exponent([1e6, 1e18], extrapolate=True)
+    assert found.value[1] < 0
+    assert found.reach[1] > 11
+    steep = ScalingLaw.from_params("bootstrap", A=50.0, alpha1=0.3, alpha2=0.3, alpha3=0.02, E=1.0)
+    with pytest.raises(PredictionError, match=r"exponent of tokens is -0\.0"):
+        steep.exponent(1e7)
+
+
 def test_where_the_formula_says_loss_rises_it_refuses_beyond_the_data():
     steep = ScalingLaw.from_params("bootstrap", A=50.0, alpha1=0.3, alpha2=0.3, alpha3=0.02, E=1.0)
     with pytest.raises(PredictionError, match=r"exponent of tokens is -0\.0"):
@@ -88,11 +102,41 @@ def test_where_the_formula_says_loss_rises_it_refuses_beyond_the_data():
         ({"base_tokens": 2e5, "tokens": 0}, "tokens is 0"),
         ({"base_tokens": -1, "tokens": 1e5}, "finite and not negative"),
         ({"base_tokens": 2e5, "tokens": float("nan")}, "finite and not negative"),
+        ({"base_tokens": 2e5, "tokens": "many"}, "tokens is 'many'; it must be finite"),
+        ({"base_tokens": 2e5, "tokens": [1e5, [2e5]]}, "finite and not negative"),
+        ({"base_tokens": 2e5, "tokens": 10**400}, "finite and not negative"),
+        ({"base_tokens": [1e5, 2e5, 3e5], "tokens": [1e5, 2e5]}, r"base_tokens \(3,\), tokens \(2,\)"),
     ],
 )
 def test_questions_that_cannot_be_answered_are_refused(law, asked, message):
     with pytest.raises(PredictionError, match=message):
         law.predict(**asked)
+
+
+@pytest.mark.parametrize("level", [0, 1, 1.5, -0.5, "95%", float("nan"), True])
+def test_a_level_no_interval_can_have_is_refused(law, level):
+    for ask in (
+        lambda: law.interval("E", level),
+        lambda: law.predict(base_tokens=2e5, tokens=2e5, level=level),
+        lambda: law.exponent(2e5, level),
+    ):
+        with pytest.raises(LawError, match="must lie between 0 and 1"):
+            ask()
+
+
+@pytest.mark.parametrize("resamples", [0, -1, 1, "many", 2.5, True, None])
+def test_resamples_that_cannot_be_are_refused(resamples):
+    with pytest.raises(LawError, match="resamples is"):
+        ScalingLaw(resamples=resamples).fit(measured(demo_design(), noise=0.003))
+
+
+def test_a_share_above_one_is_refused():
+    law = ScalingLaw.from_params(
+        "d_cpt", A=482.01, B=2085.43, E=1.8172, alpha=0.3478, beta=0.3658, eta=0.3, C=0.5, gamma=0.4, epsilon=0.1
+    )
+    assert law.predict(tokens=1e9, n_params=1e8, mixture_ratio=1).value > 1.8
+    with pytest.raises(PredictionError, match="a share of the tokens, at most 1"):
+        law.predict(tokens=1e9, n_params=1e8, mixture_ratio=50)
 
 
 def test_a_law_without_scratch_rows_says_nothing_at_zero():

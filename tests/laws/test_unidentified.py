@@ -1,6 +1,5 @@
 """Questions whose answer the points do not determine are refused; those they do determine are answered."""
 
-import json
 import re
 
 import numpy as np
@@ -13,7 +12,7 @@ from hf_bootstrap.laws.decisions import Decision
 from hf_bootstrap.laws.planner import planner_page
 from hf_bootstrap.laws.sensitivity import objective_sensitivity
 
-from .grids import table
+from .grids import gemstones as gemstones_rows
 
 LEVELS = np.geomspace(1e8, 1e10, 12)
 CHINCHILLA = {"A": 482.01, "B": 2085.43, "E": 1.8172, "alpha": 0.3478, "beta": 0.3658}
@@ -104,18 +103,7 @@ def test_a_grid_leaves_no_question_open():
 @pytest.fixture(scope="module")
 def gemstone_rows():
     """Runs before and after a cooldown of a tenth of their tokens, at 22 model sizes."""
-    before, after = (
-        [json.loads(line) for line in table("gemstones-paired", name).read_text().splitlines()]
-        for name in ("cool_begin.jsonl", "cool_end.jsonl")
-    )
-    return {
-        "base_tokens": [row["tokens"] for row in before],
-        "tokens": [b["tokens"] - a["tokens"] for a, b in zip(before, after, strict=True)],
-        "n_params": [row["params_active_precise"] for row in after],
-        "loss": [row["final_loss"] for row in after],
-        "run_id": [f"{row['run_name']}-{row['step']}" for row in after],
-        "base_run_id": [row["run_name"] for row in before],
-    }
+    return gemstones_rows()
 
 
 @pytest.fixture(scope="module")

@@ -151,7 +151,7 @@ def test_the_answers_are_those_of_python(opened, request, which, place):
         page.fill(f"#{name}", repr(value))
     predicted = law.predict(base_tokens=base, tokens=tokens, extrapolate=True)
     agree(answer(page, "loss"), [predicted.value, predicted.low, predicted.high])
-    exponent = law.exponent(base)
+    exponent = law.exponent(base, extrapolate=True)
     agree(answer(page, "exponent"), [exponent.value, exponent.low, exponent.high])
     crossover = law.crossover(base_tokens=base)
     agree(answer(page, "crossover"), decided(crossover))
