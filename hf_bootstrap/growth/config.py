@@ -57,8 +57,8 @@ class GrowthConfig:
             ``(n_layers, n_layers after growth) -> old layer of every new layer``. Default "stack": the one with the
             most published evidence. Only "identity" keeps the function (LLaMA-Pro, arXiv:2401.02415: copies that
             add nothing until they are trained); after the others the loss jumps and recovers in training.
-        num_hidden_layers: layers after growth, instead of `depth`.
-        layer_map: the old layer of every new layer, instead of `depth` and `depth_method`.
+        num_hidden_layers: layers after growth, instead of `depth`; no fewer than before.
+        layer_map: the old layer of every new layer, instead of `depth` and `depth_method`. It alone may leave layers out.
         width: size of the residual stream, the MLP and the number of heads after growth, per unit before it;
             the head width stays.
         hidden_size, intermediate_size, num_attention_heads, num_key_value_heads: sizes after growth, for what shall
@@ -216,7 +216,8 @@ class GrowthConfig:
         """The old layer of every new layer, for a model of `n_layers`.
 
         Raises:
-            GrowthError: a layer the model does not have, or a method that gives no layers.
+            GrowthError: a layer the model does not have, fewer layers than it has without a map that says which, or a
+                method that gives no layers.
         """
         if self.layer_map is not None:
             layers = self.layer_map
@@ -225,6 +226,12 @@ class GrowthConfig:
             target = n_layers * self.depth if self.num_hidden_layers is None else self.num_hidden_layers
             if target > LARGEST_FACTOR * n_layers:
                 raise GrowthError(f"num_hidden_layers is {target:,}; the model has {n_layers:,}. Try {2 * n_layers:,}.")
+            if target < n_layers:
+                raise GrowthError(
+                    f"num_hidden_layers cannot go from {n_layers:,} to {target:,}: growth takes nothing away, and no "
+                    f"method says which layers to drop. Ask for {n_layers:,} or more, or list the layers to keep in "
+                    "layer_map, such as (0, 2, 4)."
+                )
             layers = tuple(range(n_layers)) if target == n_layers else _checked_map(method(n_layers, target))
         missing = sorted({layer for layer in layers if layer >= n_layers})
         if missing:

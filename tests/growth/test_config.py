@@ -145,6 +145,13 @@ def test_depth_can_be_said_as_a_number_of_layers():
     assert GrowthConfig(num_hidden_layers=7, depth_method="interpose").layers(5) == (0, 0, 1, 2, 2, 3, 4)
 
 
+@pytest.mark.parametrize("method", LAYER_MAPS)
+def test_no_method_drops_layers_unless_a_map_says_which(method):
+    with pytest.raises(GrowthError, match=r"from 5 to 3: growth takes nothing away.*layer_map"):
+        GrowthConfig(num_hidden_layers=3, depth_method=method).layers(5)
+    assert GrowthConfig(layer_map=(0, 2, 4), depth_method=method).layers(5) == (0, 2, 4)
+
+
 def test_each_size_can_be_said_by_itself():
     sizes = {"hidden": 48, "mlp": 40, "heads": 4, "kv_heads": 2}
     config = GrowthConfig(width=2, intermediate_size=200, num_key_value_heads=2)
