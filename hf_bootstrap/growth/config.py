@@ -58,7 +58,7 @@ class GrowthConfig:
             most published evidence. Only "identity" keeps the function (LLaMA-Pro, arXiv:2401.02415: copies that
             add nothing until they are trained); after the others the loss jumps and recovers in training.
         num_hidden_layers: layers after growth, instead of `depth`; no fewer than before.
-        layer_map: the old layer of every new layer, instead of `depth` and `depth_method`. It alone may leave layers out.
+        layer_map: the old layer of every new layer, instead of `depth` and `depth_method`; it may leave some out.
         width: size of the residual stream, the MLP and the number of heads after growth, per unit before it;
             the head width stays.
         hidden_size, intermediate_size, num_attention_heads, num_key_value_heads: sizes after growth, for what shall
