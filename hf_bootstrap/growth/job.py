@@ -14,13 +14,13 @@ from transformers import PreTrainedModel
 from ..errors import GrowthError, StoreError, UnsupportedModelError
 from ..sealing import canonical_json
 from .architecture import build_meta, named_tensors
-from .checkpoint import Checkpoint, Match, match_tensors, open_checkpoint, real_file
+from .checkpoint import Checkpoint, Match, match_tensors, real_file
 from .config import GrowthConfig
 from .depth import find_layers
 from .hub_layout import HubLayout, Part
 from .layout import INDEX_NAME, Shard, lay_out, shard_limit
 from .layout_cache import known_layout
-from .pickled import open_pickled
+from .pickled import open_weights
 from .plan import GrowthPlan, plan_growth
 from .quantised import LayerCopies, check_only_copies, copy_layers, read_quantisation
 from .recipe import Recipe
@@ -89,7 +89,7 @@ def prepare_growth(
     if not config.grows:
         raise GrowthError("GrowthConfig() asks for no growth, so there is nothing to write. Try depth=2 or width=2.")
     folder = find_source(source, revision=revision, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
-    checkpoint = _open_weights(folder, allow_pickle)
+    checkpoint = open_weights(folder, allow_pickle=allow_pickle)
     if (quantisation := read_quantisation(folder)) is not None:
         check_only_copies(folder, quantisation, config)
     model_config = open_config(folder, trust_remote_code=trust_remote_code, quantised=quantisation is not None)
@@ -168,14 +168,6 @@ def _copied(
         model._keys_to_ignore_on_load_unexpected or (),
     )
     return replace(plan, recipes=copies.recipes), copies
-
-
-def _open_weights(folder: Path, allow_pickle: bool) -> Checkpoint:
-    """Safetensors where there are any; pickles only where they are allowed."""
-    has_tensors = folder.is_dir() and any(os.path.lexists(folder / name) for name in ("model.safetensors", INDEX_NAME))
-    if allow_pickle and folder.is_dir() and not has_tensors:
-        return open_pickled(folder)
-    return open_checkpoint(folder)
 
 
 def _dtype(stored: str, target: HubLayout, recipes: Mapping[str, Recipe], dtype_of: Callable[[str], str]) -> str:
