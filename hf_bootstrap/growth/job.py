@@ -5,16 +5,16 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from ..errors import GrowthError, StoreError, UnsupportedModelError
+from ..errors import GrowthError, UnsupportedModelError
 from ..sealing import canonical_json
 from .architecture import build_meta, named_tensors
-from .checkpoint import Checkpoint, Match, match_tensors, real_file
+from .carried import CARRIED, files_below, is_real
+from .checkpoint import Checkpoint, Match, match_tensors
 from .config import GrowthConfig
 from .depth import find_layers
 from .hub_layout import HubLayout, Part
@@ -31,8 +31,7 @@ __all__ = ["GROWTH_FILE", "GrowthJob", "prepare_growth"]
 
 GROWTH_FILE = "growth.json"
 
-# What travels with the weights unchanged: tokenizers, templates, generation settings, and remote code (never run).
-_CARRIED = (".json", ".txt", ".model", ".jinja", ".py", ".tiktoken", ".vocab", ".spm")
+# Written anew for the grown model, or no part of it.
 _NOT_CARRIED = ("config.json", INDEX_NAME, GROWTH_FILE, "growth_config.json", "trainer_state.json", "complete.json")
 # As safetensors spells them.
 _FLOATS = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32", torch.float64: "F64"}
@@ -197,23 +196,18 @@ def _accepted(layout: HubLayout, checkpoint: Checkpoint) -> HubLayout:
 
 
 def _other_files(checkpoint: Checkpoint) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    carried: list[str] = []
-    left_behind: list[str] = []
+    """(the source's other files that travel with the weights, and what stays behind)."""
+    carried, left_behind = files_below(checkpoint.folder)
     for item in sorted(checkpoint.folder.iterdir()):
         name = item.name
         if name in checkpoint.files or name in _NOT_CARRIED or name.startswith("."):
             continue
-        is_ours = item.suffix in _CARRIED and _is_real(item)
+        if item.is_dir() and not item.is_symlink():
+            continue  # looked through by `files_below`
+        is_ours = item.suffix in CARRIED and is_real(item)
         # Another index speaks of weights that are not carried.
         (carried if is_ours and not name.endswith(".index.json") else left_behind).append(name)
-    return tuple(carried), tuple(left_behind)
-
-
-def _is_real(item: Path) -> bool:
-    try:
-        return real_file(item).is_file()
-    except StoreError:
-        return False
+    return tuple(sorted(carried)), tuple(sorted(left_behind))
 
 
 def _fingerprint(

@@ -12,6 +12,7 @@ from ..errors import GrowthError, StoreError, UnsupportedModelError
 from ..store import sync_folder
 from .adapters import LoraAdapter, open_adapter
 from .architecture import build_meta, find_ties, named_tensors
+from .carried import files_below
 from .checkpoint import Entry, open_checkpoint, real_file
 from .layout_cache import known_layout
 from .source import open_config
@@ -53,11 +54,15 @@ def merge_adapter(
         for item in sorted(base.iterdir()):
             if item.is_file() and not item.name.startswith("."):
                 shutil.copyfile(real_file(item), work / item.name)
+        for name in files_below(base)[0]:
+            (work / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(real_file(base / name), work / name)
         for module, entry in places.items():
             _add(work / entry.file, entry, _delta(found, module))
-        for item in work.iterdir():
-            with open(item, "rb") as file:
-                os.fsync(file.fileno())
+        for item in work.rglob("*"):
+            if item.is_file():
+                with open(item, "rb") as file:
+                    os.fsync(file.fileno())
         os.rename(work, target)
         sync_folder(target.parent)
     except OSError as error:

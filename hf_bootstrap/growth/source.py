@@ -10,6 +10,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from ..errors import GrowthError, StoreError, UnsupportedModelError
 from ..hub.refusals import showable, without_secrets
 from ..store import read_json
+from .carried import CARRIED
 from .checkpoint import real_file
 
 __all__ = ["check_trust", "find_source", "open_config", "remote_class"]
@@ -17,7 +18,7 @@ __all__ = ["check_trust", "find_source", "open_config", "remote_class"]
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # What a checkpoint is made of; pickles are fetched only where they may be read.
-_FETCHED = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.py", "*.tiktoken", "*.vocab", "*.spm"]
+_FETCHED = ["*.safetensors", *(f"*{ending}" for ending in CARRIED)]
 
 
 def find_source(

@@ -73,7 +73,9 @@ def _keep_what_counts(work: Path, job: GrowthJob) -> None:
         same = False
     shards = {shard.name for shard in job.shards} if same else set()
     for file in (work / "model").glob("*"):
-        if file.name not in shards:
+        if file.is_dir():
+            shutil.rmtree(file)
+        elif file.name not in shards:
             file.unlink()
 
 

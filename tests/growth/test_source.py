@@ -51,6 +51,18 @@ def test_a_name_on_the_hub_is_fetched_and_grown_from_the_links_of_its_cache(hub,
     assert not (tmp_path / "grown/generation_config.json").is_symlink()
 
 
+def test_templates_in_a_folder_of_the_cache_travel(hub, tmp_path):
+    folder, _ = hub
+    (folder / "additional_chat_templates").mkdir()
+    (folder.parents[1] / "blobs/template").write_text("{{ tools }}")
+    os.symlink("../../../blobs/template", folder / "additional_chat_templates/tools.jinja")
+    os.symlink("/etc/hostname", folder / "additional_chat_templates/other.jinja")
+    report = grow_checkpoint("org/base", tmp_path / "grown", WIDER)
+    assert (tmp_path / "grown/additional_chat_templates/tools.jinja").read_text() == "{{ tools }}"
+    assert os.listdir(tmp_path / "grown/additional_chat_templates") == ["tools.jinja"]
+    assert "not carried over: additional_chat_templates" in report.notes
+
+
 def test_a_name_that_cannot_be_fetched_is_one_typed_error(tmp_path):
     with pytest.raises(StoreError, match=r"not a folder here, and could not be fetched"):
         grow_checkpoint("no-such-organisation/no-such-model", tmp_path / "grown", WIDER)

@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, MixtralConfig, PreTrainedTokenizerFast
 
 from hf_bootstrap import grow_checkpoint
 from hf_bootstrap.errors import BootstrapError, GrowthError, StoreError
@@ -91,6 +93,34 @@ def test_what_travels_travels_unchanged_and_is_never_run(base, tmp_path):
     assert record["files"]["model.safetensors"]["sha256"] == after["model.safetensors"]
     assert {name: digest for name, digest in state(base).items() if name in before} == before
     assert sorted(os.listdir(tmp_path)) == ["base", "grown"]
+
+
+def with_tokenizer(base):
+    """A tokenizer with two chat templates, a vocabulary in files of odd endings, and code in a package."""
+    words = Tokenizer(WordLevel({"<unk>": 0, "a": 1, "b": 2}, unk_token="<unk>"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>")
+    tokenizer.chat_template = {"default": "{{ messages }}", "tools": "{{ tools }}{{ messages }}"}
+    tokenizer.save_pretrained(base)
+    for name in ("bpe.codes", "vocab.bpe", "mine.tokenizer", "code/layers/attention.py", "original/params.json"):
+        (base / name).parent.mkdir(parents=True, exist_ok=True)
+        (base / name).write_text(f"raise SystemExit('{name} ran')")
+    return tokenizer
+
+
+def test_a_tokenizer_with_two_templates_and_code_in_folders_travel(base, tmp_path):
+    before = with_tokenizer(base)
+    os.symlink("/etc", base / "elsewhere")
+    os.symlink(base / "code/layers/attention.py", base / "code/linked.py")
+    report = grow_checkpoint(base, tmp_path / "grown", WIDER)
+    after = AutoTokenizer.from_pretrained(tmp_path / "grown")
+    assert after.chat_template == before.chat_template
+    assert len(after.chat_template) == 2
+    assert after("a b b").input_ids == before("a b b").input_ids
+    for name in ("bpe.codes", "vocab.bpe", "mine.tokenizer", "code/layers/attention.py"):
+        assert (tmp_path / "grown" / name).read_bytes() == (base / name).read_bytes()
+    assert not (tmp_path / "grown/original").exists()
+    assert not (tmp_path / "grown/code/linked.py").exists()
+    assert "not carried over: code, elsewhere, original" in report.notes
 
 
 def test_two_growths_are_equal_byte_by_byte_and_the_limit_changes_only_the_files(base, tmp_path):
