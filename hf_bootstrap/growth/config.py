@@ -272,16 +272,16 @@ class GrowthConfig:
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> Self:
-        """Read `growth_config.json` from a folder, or a JSON or YAML file by its own path.
+        """Read `growth_config.json` from a folder, or a file by its own path: JSON, or YAML where it is not named so.
 
         Raises:
             StoreError: there is no such file, or it is damaged.
             GrowthError: an unknown key, or a value `GrowthConfig` refuses.
         """
         path = Path(path)
-        if path.suffix in (".yaml", ".yml") and not path.is_dir():
-            return cls.from_dict(_read_yaml(path))
-        return cls.from_dict(read_json(path / CONFIG_NAME if path.is_dir() else path))
+        if path.is_dir():
+            return cls.from_dict(read_json(path / CONFIG_NAME))
+        return cls.from_dict(read_json(path) if path.suffix == ".json" else _read_yaml(path))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `growth_config.json` into a folder, made if need be."""
@@ -292,11 +292,11 @@ def _read_yaml(path: Path) -> Mapping[str, Any]:
     import yaml
 
     try:
-        record = yaml.safe_load(path.read_text(encoding="utf-8"))
+        record = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML too; safe_load makes no objects
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error}. Check the path.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CorruptFileError(f"{path} is not YAML: {error}. Correct the file.") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise CorruptFileError(f"{path} is neither YAML nor JSON: {error}. Correct the file.") from error
     if not isinstance(record, dict):
         raise GrowthError(f"{path} holds {type(record).__name__}; a recipe is a mapping, such as 'width: 2'.")
     return record

@@ -98,8 +98,8 @@ def forecast_growth(job: GrowthJob, target: str | os.PathLike[str]) -> GrowthFor
     largest = max((recipe.block_entries for recipe in plan.recipes if not recipe.is_copy), default=0)
     peak = _IMPORTS + _PER_ENTRY * largest
     dtype_bytes = job.size / max(1, plan.n_params) if job.quantisation is None else 2
-    place = Path(os.path.abspath(target)).parent
-    free = shutil.disk_usage(place if place.is_dir() else Path.cwd()).free
+    place = next(folder for folder in Path(os.path.abspath(target)).parents if folder.is_dir())
+    free = shutil.disk_usage(place).free
     ram = free_memory()
     problems = []
     if job.size > free:

@@ -27,12 +27,21 @@ from .recipe import Recipe
 from .source import find_source, open_config, remote_class
 from .tensors import StoredTensors
 
-__all__ = ["GROWTH_FILE", "GrowthJob", "prepare_growth"]
+__all__ = ["GROWTH_FILE", "MERGE_FILE", "GrowthJob", "prepare_growth"]
 
 GROWTH_FILE = "growth.json"
+MERGE_FILE = "merge.json"  # beside weights that an adapter was merged into, see `merging`
 
 # Written anew for the grown model, or no part of it.
-_NOT_CARRIED = ("config.json", INDEX_NAME, GROWTH_FILE, "growth_config.json", "trainer_state.json", "complete.json")
+_NOT_CARRIED = (
+    "config.json",
+    INDEX_NAME,
+    GROWTH_FILE,
+    MERGE_FILE,
+    "growth_config.json",
+    "trainer_state.json",
+    "complete.json",
+)
 # As safetensors spells them.
 _FLOATS = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32", torch.float64: "F64"}
 

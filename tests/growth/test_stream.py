@@ -174,8 +174,30 @@ def test_source_and_target_may_not_be_in_one_another(base, tmp_path):
     refused(base, base / "inside", match="in one another")
     os.symlink(base, tmp_path / "alias")
     refused(base, tmp_path / "alias", match="in one another")
-    with pytest.raises(StoreError, match="not a folder"):
-        grow_checkpoint(base, tmp_path / "no/such/parent", WIDER)
+
+
+def test_a_target_that_cannot_be_is_refused_before_any_work(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(stream, "prepare_growth", lambda *arguments, **options: pytest.fail("work was begun"))
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "elsewhere").mkdir()
+    os.symlink(tmp_path / "elsewhere", tmp_path / "link")
+    os.symlink(tmp_path / "nowhere", tmp_path / "broken")
+    refused(base, tmp_path / "file", error=GrowthError, match="not a folder")
+    refused(base, tmp_path / "link", error=GrowthError, match="a link to")
+    refused(base, tmp_path / "broken", error=GrowthError, match="a link to")
+    refused(base, tmp_path / ("x" * 300), error=StoreError, match="name too long")
+    for target in (tmp_path / "file/grown", tmp_path / "file/more/grown"):
+        with pytest.raises(StoreError, match="choose another"):
+            grow_checkpoint(base, target, WIDER)
+
+
+def test_folders_above_a_target_are_made_and_go_again_if_it_fails(base, tmp_path):
+    grow_checkpoint(base, tmp_path / "some/more/grown", WIDER)
+    assert os.listdir(tmp_path / "some/more") == ["grown"]
+    change_weights(base, lambda w: w["lm_head.weight"].view(-1)[-1:].fill_(torch.nan))
+    with pytest.raises(GrowthError, match="NaN"):
+        grow_checkpoint(base, tmp_path / "other/more/grown", WIDER)
+    assert sorted(os.listdir(tmp_path)) == ["base", "some"]
 
 
 def change_weights(base, change):
