@@ -4,6 +4,7 @@ Loads without torch, so that studies and the command line can describe a growth 
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,7 +19,6 @@ __all__ = [
     "CONFIG_NAME",
     "DTYPES_TO_WRITE",
     "LARGEST_FACTOR",
-    "LARGEST_SIZE",
     "SIZE_FIELDS",
     "WIDTH_METHODS",
     "GrowthConfig",
@@ -28,8 +28,6 @@ CONFIG_NAME = "growth_config.json"
 
 # Nobody grows a model a thousandfold in one step; a larger factor is a size given where a factor goes.
 LARGEST_FACTOR = 1024
-# Nor is any dimension of any model near this; a larger number is a slip.
-LARGEST_SIZE = 2**31 - 1
 
 # The width methods that come with the library, and whether each keeps the function; here as well as in
 # `operators.OPERATORS`, so that checking a config needs no torch.
@@ -161,15 +159,28 @@ class GrowthConfig:
         if "kv_heads" in sizes:
             heads, kv_heads = (int(sizes[name] * factors[name]) for name in ("heads", "kv_heads"))
             if heads % kv_heads:
+                more, fewer = self._shared_evenly(sizes, heads, kv_heads)
                 raise GrowthError(
-                    f"{heads} attention heads cannot share {kv_heads} key/value heads evenly. Choose a number of heads "
-                    f"that is a multiple of {kv_heads}."
+                    f"{heads} attention heads cannot share {kv_heads} key/value heads evenly: heads are a multiple of "
+                    f"key/value heads. Nearest are num_attention_heads={more}, or num_key_value_heads={fewer}."
                 )
         return factors
 
+    def _shared_evenly(self, sizes: Mapping[str, int], heads: int, kv_heads: int) -> tuple[int, int]:
+        """The nearest number of heads that these key/value heads allow, and the other way about."""
+        any_size = self.width_method == "zero_pad"
+        step = kv_heads if any_size else math.lcm(kv_heads, sizes["heads"])
+        above = heads + -heads % step
+        more = above - step if above - step >= sizes["heads"] and heads - (above - step) < above - heads else above
+        allowed = (n for n in range(sizes["kv_heads"], heads + 1) if any_size or n % sizes["kv_heads"] == 0)
+        return more, min((n for n in allowed if heads % n == 0), key=lambda n: abs(n - kv_heads), default=heads)
+
     def _factor(self, name: str, old: int, wanted: int) -> int | Fraction:
         if wanted < old:
-            raise GrowthError(f"{name} cannot go from {old:,} to {wanted:,}: growth takes nothing away.")
+            raise GrowthError(
+                f"{name} cannot go from {old:,} to {wanted:,}: growth takes nothing away. Nearest is {old:,}, and "
+                f"{2 * old:,} is the first that grows by whole copies."
+            )
         if wanted > LARGEST_FACTOR * old:
             raise GrowthError(
                 f"{name} cannot go from {old:,} to {wanted:,}: one growth goes up to {LARGEST_FACTOR:,} times a size. "
@@ -319,8 +330,11 @@ def _check_factor(name: str, value: object) -> None:
 
 
 def _check_size(name: str, value: object) -> None:
-    if value is not None and (not _is_whole(value) or not 0 < int(str(value)) <= LARGEST_SIZE):
-        raise GrowthError(f"{name} is {value!r}; it is a size after growth, a whole number from 1 to {LARGEST_SIZE:,}.")
+    # How large it may be is a matter of the model, which is not known yet.
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise GrowthError(
+            f"{name} is {value!r}; it is a size after growth, a whole number from 1. Leave it out to keep it."
+        )
 
 
 def _check_name(field: str, name: str, known: Mapping[str, Any]) -> None:

@@ -24,7 +24,7 @@ from .pickled import open_weights
 from .plan import GrowthPlan, plan_growth
 from .quantised import LayerCopies, check_only_copies, copy_layers, read_quantisation
 from .recipe import Recipe
-from .source import find_source, open_config, remote_class
+from .source import check_depth, find_source, open_config, remote_class
 from .tensors import StoredTensors
 
 __all__ = ["GROWTH_FILE", "MERGE_FILE", "GrowthJob", "prepare_growth"]
@@ -98,6 +98,7 @@ def prepare_growth(
         raise GrowthError("GrowthConfig() asks for no growth, so there is nothing to write. Try depth=2 or width=2.")
     folder = find_source(source, revision=revision, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
     checkpoint = open_weights(folder, allow_pickle=allow_pickle)
+    check_depth(checkpoint)
     if (quantisation := read_quantisation(folder)) is not None:
         check_only_copies(folder, quantisation, config)
     model_config = open_config(folder, trust_remote_code=trust_remote_code, quantised=quantisation is not None)
@@ -116,6 +117,8 @@ def prepare_growth(
         )
         shapes, quantisation = {name: entry.shape for name, entry in copies.entries.items()}, copies.settings
     tensors = StoredTensors(checkpoint=checkpoint, parts=source_layout.parts, entries=match.entries, shapes=shapes)
+    if quantisation is None:
+        _check_floats(tensors, model)
     recipes = {recipe.target: recipe for recipe in plan.recipes}
     dtype_of = functools.cache(tensors.dtype)  # one look for each tensor, and not for each of its hundreds of experts
     shards = lay_out(
@@ -176,6 +179,16 @@ def _copied(
         model._keys_to_ignore_on_load_unexpected or (),
     )
     return replace(plan, recipes=copies.recipes), copies
+
+
+def _check_floats(tensors: StoredTensors, model: PreTrainedModel) -> None:
+    """Numbers that the architecture takes for floats are stored as floats."""
+    for name, tensor in named_tensors(model).items():
+        if tensor.is_floating_point() and not (dtype := tensors.dtype(name)).startswith(("F", "BF")):
+            raise GrowthError(
+                f"{name} is stored as {dtype}, and {model.config.model_type} computes with it as a float. Convert the "
+                "checkpoint to bfloat16, or take the original weights."
+            )
 
 
 def _dtype(stored: str, target: HubLayout, recipes: Mapping[str, Recipe], dtype_of: Callable[[str], str]) -> str:

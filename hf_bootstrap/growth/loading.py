@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from ..errors import GrowthError, UnsupportedModelError
 from ..hub.refusals import showable, without_secrets
 from .pickled import open_weights
-from .source import check_trust, find_source, open_config
+from .source import check_depth, check_trust, find_source, open_config
 
 __all__ = ["load_model"]
 
@@ -68,6 +68,7 @@ def _check_folder(folder: Path, *, trust: bool, allow_pickle: bool) -> bool:
             "(merge_adapter), or name its base."
         )
     checkpoint = open_weights(folder, allow_pickle=allow_pickle)
+    check_depth(checkpoint)
     open_config(folder, trust_remote_code=trust, quantised=True)
     return checkpoint.files[0].endswith(".safetensors")
 

@@ -18,7 +18,7 @@ from .carried import files_below
 from .checkpoint import Checkpoint, Entry, open_checkpoint, real_file
 from .job import MERGE_FILE
 from .layout_cache import known_layout
-from .source import open_config
+from .source import check_depth, open_config
 from .tensors import read_box
 from .writer import hash_file
 
@@ -48,6 +48,7 @@ def merge_adapter(
     base, target = Path(base), Path(os.path.abspath(target))
     found = open_adapter(adapter)
     checkpoint = open_checkpoint(base)
+    check_depth(checkpoint)
     fingerprint = _fingerprint(checkpoint, Path(adapter))
     if os.path.lexists(target):
         return _merged_before(target, fingerprint)

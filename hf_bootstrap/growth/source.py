@@ -11,9 +11,10 @@ from ..errors import GrowthError, StoreError, UnsupportedModelError
 from ..hub.refusals import showable, without_secrets
 from ..store import read_json
 from .carried import CARRIED
-from .checkpoint import real_file
+from .checkpoint import Checkpoint, real_file
+from .depth import LAYER_COUNTS
 
-__all__ = ["check_trust", "find_source", "open_config", "remote_class"]
+__all__ = ["check_depth", "check_trust", "find_source", "open_config", "remote_class"]
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -77,6 +78,24 @@ def check_trust(name: str, *, local: bool, revision: str | None, trust_remote_co
         )
     if local and revision is not None:
         raise GrowthError(f"revision={revision!r} is for a name on the Hub, and {name!r} is a path. Leave it out.")
+
+
+def check_depth(checkpoint: Checkpoint) -> None:
+    """Refuse a config with more layers than there are tensors, before something of that depth is built.
+
+    Raises:
+        GrowthError: as said.
+        StoreError: there is no config.
+    """
+    path, n_tensors = checkpoint.folder / "config.json", len(checkpoint.entries)
+    record = read_json(real_file(path))
+    for part in (record, *(value for value in record.values() if isinstance(value, dict))):
+        for name in LAYER_COUNTS:
+            if isinstance(part.get(name), int) and part[name] > n_tensors:
+                raise GrowthError(
+                    f"{path} says {name}={part[name]:,}, and the checkpoint holds {n_tensors:,} tensors, fewer than "
+                    "one for each layer. It is damaged, or of another model; fetch it again."
+                )
 
 
 def open_config(folder: Path, *, trust_remote_code: bool = False, quantised: bool = False) -> PreTrainedConfig:

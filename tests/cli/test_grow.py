@@ -235,8 +235,12 @@ def test_pickles_are_read_when_asked_for_and_remote_code_needs_a_commit(base, tm
     torch.save(weights, base / "pytorch_model.bin")
     plan = json.loads(run("grow", base, tmp_path / "grown", "--depth", 2, "--plan", "--allow-pickle", "--json").stdout)
     assert plan["forecast"]["fits"] is True
+    run("grow", base, tmp_path / "grown", "--depth", 2, "--allow-pickle")
+    with pytest.raises(GrowthError, match="--allow-pickle"):
+        run("verify", base, tmp_path / "grown")
+    assert run("verify", base, tmp_path / "grown", "--allow-pickle").exit_code == 0
     with pytest.raises(GrowthError, match="a folder has no revision"):
-        run("grow", base, tmp_path / "grown", "--depth", 2, "--trust-remote-code")
+        run("grow", base, tmp_path / "other", "--depth", 2, "--trust-remote-code")
 
 
 @pytest.mark.parametrize("command", ["grow", "verify"])

@@ -138,6 +138,23 @@ def test_two_growths_are_equal_byte_by_byte_and_the_limit_changes_only_the_files
     assert again.n_params > report.n_params
 
 
+def test_bytes_depend_neither_on_threads_nor_on_the_hash_seed(base, tmp_path):
+    script = (
+        "import sys; from hf_bootstrap import GrowthConfig, grow_checkpoint\n"
+        "growth = GrowthConfig(width=2, depth=2, depth_method='identity')\n"
+        "print(*grow_checkpoint(sys.argv[1], sys.argv[2], growth).files.values())"
+    )
+    found = []
+    for threads in ("1", "2"):
+        environment = {**os.environ, "OMP_NUM_THREADS": threads, "PYTHONHASHSEED": threads}
+        arguments = [sys.executable, "-c", script, base, tmp_path / threads]
+        done = subprocess.run(arguments, check=True, capture_output=True, text=True, env=environment)
+        found.append(done.stdout)
+    assert found[0] == found[1] != ""
+    one, two = state(tmp_path / "1"), state(tmp_path / "2")
+    assert one == two
+
+
 def test_a_finished_growth_is_not_done_again(base, tmp_path):
     first = grow_checkpoint(base, tmp_path / "grown", WIDER)
     before = os.stat(tmp_path / "grown/model.safetensors").st_mtime_ns
@@ -213,10 +230,11 @@ def change_weights(base, change):
         (lambda w: w.pop("model.norm.weight"), r"lacks tensors.*model\.norm"),
         (lambda w: w.update({"model.extra": torch.ones(2)}), r"does not know.*model\.extra"),
         (lambda w: w.update({"model.norm.weight": torch.ones(7)}), r"another shape.*model\.norm"),
+        (lambda w: w.update({"model.norm.weight": torch.ones(48, dtype=torch.bool)}), r"model\.norm.*stored as BOOL"),
         (lambda w: w["model.layers.1.mlp.up_proj.weight"].view(-1)[7:8].fill_(torch.nan), "up_proj.*NaN"),
         (lambda w: w["lm_head.weight"].view(-1)[-1:].fill_(-torch.inf), "lm_head.*infinity"),
     ],
-    ids=["missing", "unknown", "shape", "nan", "inf"],
+    ids=["missing", "unknown", "shape", "bool", "nan", "inf"],
 )
 def test_unsound_weights_are_refused(base, tmp_path, growth, change, match):
     change_weights(base, change)
