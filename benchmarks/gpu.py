@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
+from hf_bootstrap.growth.counting import measure_size
 from hf_bootstrap.training.attention import choose_attention
-from hf_bootstrap.training.counting import measure_size
 from hf_bootstrap.training.hardware import peak_flops
 
 HAS_GPU = torch.cuda.is_available()

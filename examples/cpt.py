@@ -17,11 +17,12 @@ from transformers import HfArgumentParser, LlamaConfig, LlamaForCausalLM, Traini
 
 from hf_bootstrap import GrowthConfig, ScalingCallback, bootstrap_from_pretrained
 from hf_bootstrap.errors import DataError
+from hf_bootstrap.growth.counting import measure_size
 from hf_bootstrap.growth.learning_rate import factors_words, recorded_factors
 from hf_bootstrap.growth.plan import plan_growth
 from hf_bootstrap.store import RunFolder
 from hf_bootstrap.study.text import python_code, split_documents
-from hf_bootstrap.training import advice, attention, checkpoints, counting, data, documents, freezing, prepare
+from hf_bootstrap.training import advice, attention, checkpoints, data, documents, freezing, prepare
 from hf_bootstrap.training.isolation import check_isolation
 from hf_bootstrap.training.launcher import follow_launcher
 from hf_bootstrap.training.replay import Replay
@@ -107,7 +108,7 @@ def main() -> None:
         model = freezing.add_lora(model, given.lora_r)
     base_tokens = parse_count(given.base_tokens, "--base_tokens")
     advised = advice.advise_second_stage(
-        n_params=counting.measure_size(model).non_embedding, base_tokens=base_tokens, tokens=args.max_steps * step,
+        n_params=measure_size(model).non_embedding, base_tokens=base_tokens, tokens=args.max_steps * step,
         batch_tokens=step, base_decayed=given.base_decayed, base_peak_lr=given.base_peak_lr,
         growth=plan_growth(base.config, growth).learning_rate if growth.grows else None, adam_beta2=args.adam_beta2,
     )  # fmt: skip

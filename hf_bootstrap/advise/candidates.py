@@ -206,29 +206,30 @@ def _candidate(
     limit: int | None,
 ) -> Candidate:
     from ..growth.architecture import build_meta
-    from ..growth.forecast import training_flops, training_memory
-    from ..growth.plan import count_parameters, plan_growth
+    from ..growth.counting import measure_size
+    from ..growth.forecast import training_memory
+    from ..growth.plan import plan_growth
 
     try:
         target = config if growth is None else plan_growth(config, growth).target_config
         model = build_meta(target)
     except GrowthError as error:
         return Candidate(name=name, growth=growth, problem=str(error))
-    total, inside = count_parameters(model)
+    size = measure_size(model)
     most = getattr(target.get_text_config(), "max_position_embeddings", None) or 2048
-    per_token = training_flops(model, sequence_length or min(2048, most))
+    per_token = size.flops_per_token(sequence_length or min(2048, most))
     tokens, flops = budget.tokens, budget.flops
     if per_token is not None:
         tokens = int(flops / per_token) if tokens is None and flops is not None else tokens
         flops = tokens * per_token if flops is None and tokens is not None else flops
-    whole = training_memory(total, _bytes_of(target))
+    whole = training_memory(size.total, _bytes_of(target))
     memory = -(-whole // ranks)
     return Candidate(
         name=name,
         growth=growth,
         config=json.loads(target.to_json_string(use_diff=True)),
-        n_params=total,
-        n_params_non_embedding=inside,
+        n_params=size.total,
+        n_params_non_embedding=size.non_embedding,
         flops_per_token=per_token,
         tokens=tokens,
         flops=flops,

@@ -1,6 +1,10 @@
 """`hf-bootstrap grow`: a checkpoint folder in, a wider or deeper one out."""
 
 import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +31,9 @@ def grow(
     num_key_value_heads: Annotated[int | None, typer.Option(help="The same, of key/value heads.")] = None,
     seed: Annotated[int, typer.Option(help="Of the random shares.")] = 0,
     dtype: Annotated[str | None, typer.Option(help="Of the grown weights, such as bfloat16.")] = None,
-    recipe: Annotated[Path | None, typer.Option(help="YAML or JSON with a GrowthConfig, instead of the above.")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="YAML, JSON or folder of a GrowthConfig, instead of these.")
+    ] = None,
     max_shard_size: Annotated[str, typer.Option(help="Of one weight file.")] = "5GB",
     adapter: Annotated[Path | None, typer.Option(help="LoRA adapter; grown into TARGET-adapter.")] = None,
     merge_adapter: Annotated[
@@ -65,6 +71,8 @@ def grow(
     }
     config = _config({name: value for name, value in asked.items() if value is not None}, recipe)
     options = dict[str, Any](revision=revision, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
+    with loading_for_good():
+        _check(source, target, config, (adapter, merge_adapter), optimizer)
     if plan:
         _show_plan(source, target, config, max_shard_size, options, as_json)
         return
@@ -87,9 +95,10 @@ def _grow(
     from ..units import format_bytes
 
     folder, merge = adapter
-    _check_optimizer(source, optimizer)
-    base = source if folder is None else _with_adapter(source, target, folder, merge=merge)
-    with progress_bar(format_bytes) as show:
+    with (
+        _merged(source, target, config, folder, options) if folder and merge else nullcontext(source) as base,
+        progress_bar(format_bytes) as show,
+    ):
         report = grow_checkpoint(base, target, config, on_progress=show, **options)
     more = _companions(source, target, config, None if merge else folder, optimizer)
     if as_json:
@@ -109,7 +118,7 @@ def _config(asked: dict[str, Any], recipe: Path | None) -> Any:
     if both := sorted(name for name, value in asked.items() if standard.get(name) != value):
         given = ", ".join(f"--{name.replace('_', '-')}" for name in both)
         raise GrowthError(f"--recipe says what growth, and so does {given}. Write it into {recipe}, or leave that out.")
-    return GrowthConfig.from_dict(_read(recipe))
+    return GrowthConfig.from_pretrained(recipe)
 
 
 def _layers(text: str) -> tuple[int, ...]:
@@ -121,17 +130,49 @@ def _layers(text: str) -> tuple[int, ...]:
         raise GrowthError(f"--layer-map is {text!r}; write the old layer of every new one, as in 0,0,1,1.") from error
 
 
-def _with_adapter(source: Path, target: Path, adapter: Path, *, merge: bool) -> Path:
-    """The base to grow. An adapter that cannot grow is refused now, and not after hours of growth."""
-    from ..growth.adapters import open_adapter
+def _check(source: Path, target: Path, config: Any, adapter: tuple[Path | None, bool], optimizer: str) -> None:
+    """Refuse what cannot be before anything is written, and not after hours of growth."""
+    from ..errors import GrowthError
+    from ..growth.adapters import open_adapter, prepare_adapter
+    from ..growth.staging import check_place, check_target
+
+    folder, merge = adapter
+    here, there = Path(os.path.abspath(source)), Path(os.path.abspath(target))
+    check_target(here, there)
+    _check_optimizer(source, optimizer)
+    if folder is None:
+        if merge:
+            raise GrowthError("--merge-adapter says what to do with --adapter, which is not given. Give both or none.")
+    elif merge:
+        check_place(here, _beside(there, "merged"))
+        open_adapter(folder)
+    else:
+        grown = _beside(there, "adapter")
+        check_place(here, grown)
+        prepare_adapter(folder, grown, config, base=source, grown_base=str(target))
+
+
+def _beside(target: Path, what: str) -> Path:
+    return target.with_name(f"{target.name}-{what}")
+
+
+@contextmanager
+def _merged(source: Path, target: Path, config: Any, adapter: Path, options: dict[str, Any]) -> Iterator[Path]:
+    """The adapter merged into its base, beside the target; one made here goes again if the growth is refused."""
+    from ..errors import BootstrapError
+    from ..growth.job import prepare_growth
     from ..growth.merging import merge_adapter
 
-    if not merge:
-        open_adapter(adapter)
-        return source
-    merged = target.with_name(f"{target.name}-merged")
+    prepare_growth(source, config, **{name: value for name, value in options.items() if name != "overwrite"})
+    merged = _beside(target, "merged")
+    is_new = not merged.exists()
     merge_adapter(source, adapter, merged)
-    return merged
+    try:
+        yield merged
+    except BootstrapError:
+        if is_new:
+            shutil.rmtree(merged, ignore_errors=True)
+        raise
 
 
 def _check_optimizer(source: Path, how: str) -> None:
@@ -152,7 +193,7 @@ def _companions(source: Path, target: Path, config: Any, adapter: Path | None, o
 
     found: dict[str, Any] = {}
     if adapter is not None:
-        grown = target.with_name(f"{target.name}-adapter")
+        grown = _beside(target, "adapter")
         found["adapter"] = grow_adapter(adapter, grown, config, base=source, grown_base=str(target))
     if optimizer != "reset":
         found["optimizer"] = grow_optimizer_state(source, target, config, how=optimizer)  # type: ignore[arg-type]
@@ -174,19 +215,3 @@ def _show_plan(
         typer.echo(f"{job.plan}\n{forecast}")
     if not forecast.fits:
         raise typer.Exit(3)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    import yaml
-
-    from ..errors import CorruptFileError, GrowthError, StoreError
-
-    try:
-        record = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML too; safe_load makes no objects
-    except (OSError, UnicodeDecodeError) as error:
-        raise StoreError(f"{path} cannot be read: {error}. Check the path.") from error
-    except (yaml.YAMLError, RecursionError) as error:
-        raise CorruptFileError(f"{path} is neither YAML nor JSON: {error}. Correct the file.") from error
-    if not isinstance(record, dict):
-        raise GrowthError(f"{path} holds no GrowthConfig; write lines such as `width: 2`.")
-    return record

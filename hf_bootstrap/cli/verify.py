@@ -17,6 +17,7 @@ def verify(
     grown: Annotated[Path, typer.Argument(help="Folder of the model after growth.")],
     text: Annotated[Path | None, typer.Option(help="Text to compare on; default: a built-in one.")] = None,
     gradients: Annotated[bool, typer.Option(help="See which tensors a backward pass reaches.")] = True,
+    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Read .bin weights, guarded.")] = False,
     card: Annotated[bool, typer.Option("--card", help="Print a block of Markdown for the card.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -30,7 +31,8 @@ def verify(
         from ..growth.verify_files import verify_checkpoint
 
     announce("Reading both checkpoints, and running one layer at a time: seconds for small models, minutes for large")
-    report = verify_checkpoint(source, grown, None if text is None else _read(text), gradients=gradients)
+    probe = None if text is None else _read(text)
+    report = verify_checkpoint(source, grown, probe, gradients=gradients, allow_pickle=allow_pickle)
     if as_json:
         typer.echo(json.dumps(report.to_dict(), indent=2))
     else:

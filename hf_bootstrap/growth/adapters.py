@@ -28,7 +28,16 @@ from .quantised import check_only_copies, read_quantisation
 from .recipe import Recipe
 from .source import open_config
 
-__all__ = ["ADAPTER_CONFIG", "ADAPTER_WEIGHTS", "AdapterReport", "LoraAdapter", "grow_adapter", "open_adapter"]
+__all__ = [
+    "ADAPTER_CONFIG",
+    "ADAPTER_WEIGHTS",
+    "AdapterReport",
+    "GrownAdapter",
+    "LoraAdapter",
+    "grow_adapter",
+    "open_adapter",
+    "prepare_adapter",
+]
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -105,6 +114,15 @@ class AdapterReport:
         return {**asdict(self), "notes": list(self.notes)}
 
 
+@dataclass(frozen=True, kw_only=True)
+class GrownAdapter:
+    """A grown adapter that is not written yet: its `tensors` and `settings` by name, and the `report` of it."""
+
+    tensors: Mapping[str, Tensor]
+    settings: Mapping[str, Any]
+    report: AdapterReport
+
+
 def grow_adapter(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
@@ -117,7 +135,7 @@ def grow_adapter(
 
     Args:
         source: the adapter's folder, as PEFT writes it; it is only read.
-        target: a folder that does not exist, or is empty.
+        target: a folder that does not exist, is empty, or holds what an earlier call with the same arguments wrote.
         config: the growth of the base; the same seed gives shares of the same kind.
         base: the folder of the base before growth; only its config is read.
         grown_base: what `base_model_name_or_path` becomes; default: it stays, and the report says so.
@@ -127,9 +145,25 @@ def grow_adapter(
         GrowthError: the adapter is not one of this base, or the target is not empty.
         StoreError: a file is missing or cannot be written.
     """
+    made = prepare_adapter(source, target, config, base=base, grown_base=grown_base)
+    if not os.path.lexists(made.report.target) or not any(Path(made.report.target).iterdir()):
+        _write(Path(made.report.target), made.tensors, made.settings)
+    return made.report
+
+
+def prepare_adapter(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    config: GrowthConfig,
+    *,
+    base: str | os.PathLike[str],
+    grown_base: str | None = None,
+) -> GrownAdapter:
+    """Make a grown adapter and write nothing: what `grow_adapter` would refuse is refused before hours of growth.
+
+    Args and raises: as `grow_adapter`.
+    """
     target = Path(os.path.abspath(target))
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise GrowthError(f"{target} exists and is not an empty folder; choose another target for the adapter.")
     adapter = open_adapter(source)
     if (quantisation := read_quantisation(Path(base))) is not None:
         check_only_copies(Path(base), quantisation, config)
@@ -137,7 +171,7 @@ def grow_adapter(
     if width_method(config.width_method).next_layer and config.grows_width:
         raise UnsupportedModelError(
             "aki takes new units from the next layer, whose adapter has other ranks, so no pair of factors gives their "
-            "sum. Merge the adapter into its base first (merge_adapter), or choose split."
+            "sum. Merge the adapter into its base first (merge_adapter, --merge-adapter), or choose split."
         )
     tensors, origins, left_out = _grown_tensors(adapter, plan)
     settings = _grown_settings(adapter, plan, origins)
@@ -146,13 +180,31 @@ def grow_adapter(
         notes.append("base_model_name_or_path still names the base before growth; load the adapter onto the grown one")
     else:
         settings["base_model_name_or_path"] = grown_base
-    _write(target, tensors, settings)
-    return AdapterReport(
+    _check_target(target, tensors, settings)
+    report = AdapterReport(
         target=str(target),
         modules_source=len(adapter.matrices),
         modules=len(origins),
         keeps_function=config.keeps_function,
         notes=(*notes, *plan.deviations),
+    )
+    return GrownAdapter(tensors=tensors, settings=settings, report=report)
+
+
+def _check_target(target: Path, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> None:
+    """The target is free, or holds this very adapter from an earlier call."""
+    from safetensors.torch import load_file
+
+    if not os.path.lexists(target) or (target.is_dir() and not any(target.iterdir())):
+        return
+    if all((target / name).is_file() for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)):
+        read_header(target / ADAPTER_WEIGHTS)
+        found = load_file(target / ADAPTER_WEIGHTS)
+        same = set(found) == set(tensors) and all(torch.equal(found[name], tensors[name]) for name in found)
+        if same and read_json(target / ADAPTER_CONFIG) == json.loads(json.dumps(settings)):
+            return
+    raise GrowthError(
+        f"{target} exists and is not an empty folder, nor this adapter grown before; choose another target."
     )
 
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ..errors import GrowthError, UnsupportedModelError
-from ..hub.refusals import showable, without_secrets
 from .architecture import converted, find_ties
 from .config import GrowthConfig
 from .learning_rate import lasting_factors
+from .loading import load_model
 from .plan import GrowthPlan, describe_growth, plan_growth
 from .verify import verify_growth
 
@@ -28,6 +28,7 @@ def bootstrap_from_pretrained(
     config: GrowthConfig,
     *,
     verify: bool = True,
+    allow_pickle: bool = False,
     **from_pretrained_kwargs: Any,
 ) -> PreTrainedModel:
     """Grow a pretrained causal language model, in memory.
@@ -36,8 +37,10 @@ def bootstrap_from_pretrained(
         model_or_path: a live model (it stays as it is), a checkpoint folder, or a name on the Hub.
         config: what growth; `GrowthConfig()` gives the model back as it is, for continual pretraining.
         verify: hold the grown model against its source before it is returned, see `verify_growth`.
+        allow_pickle: read pickled weights (`pytorch_model.bin`) with torch's `weights_only` guard.
         **from_pretrained_kwargs: for `AutoModelForCausalLM.from_pretrained` when a path is given, such as
-            ``dtype=torch.bfloat16``. Remote code runs only with ``trust_remote_code=True``.
+            ``dtype=torch.bfloat16``. Remote code runs only with ``trust_remote_code=True``, a name on the Hub and a
+            ``revision`` that is a commit (40 hexadecimal digits).
 
     Returns:
         A model of the same class, dtype, device and generation config, in training mode. How it was grown, from
@@ -45,10 +48,11 @@ def bootstrap_from_pretrained(
 
     Raises:
         GrowthError: the request or the weights make no sense: tensors missing, not finite, or not known.
+        StoreError, CorruptFileError: what lies in a folder points out of it, or is damaged.
         UnsupportedModelError: the architecture cannot be grown so; the message names the reason.
         VerificationError: the grown model is not what the method promises.
     """
-    source = _open(model_or_path, from_pretrained_kwargs)
+    source = _open(model_or_path, from_pretrained_kwargs, allow_pickle)
     if not config.grows:
         return source
     if config.dtype is not None:
@@ -103,51 +107,19 @@ def _build_like(source: PreTrainedModel, plan: GrowthPlan) -> PreTrainedModel:
     return grown
 
 
-def _open(model_or_path: PreTrainedModel | str | os.PathLike[str], kwargs: dict[str, Any]) -> PreTrainedModel:
+def _open(
+    model_or_path: PreTrainedModel | str | os.PathLike[str], kwargs: dict[str, Any], allow_pickle: bool
+) -> PreTrainedModel:
     if isinstance(model_or_path, str | os.PathLike):
-        name = os.fspath(model_or_path)
-        # Wrong shapes come back in the loading info, where they can be named, instead of as an error that cannot.
-        kwargs = {**kwargs, "output_loading_info": True, "ignore_mismatched_sizes": True}
-        try:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(name, **kwargs)
-        except OSError as error:
-            raise GrowthError(
-                f"{name!r} cannot be opened: {without_secrets(str(error))} Check the name, or `hf download` it first."
-            ) from showable(error)
-        except ValueError as error:
-            raise UnsupportedModelError(
-                f"{name!r} cannot be loaded as a causal language model: {without_secrets(str(error))} Growth is for "
-                "those alone."
-            ) from showable(error)
-        model: PreTrainedModel = loaded[0]
-        _check_loading(name, loaded[1])
-        return model
+        return load_model(os.fspath(model_or_path), kwargs, allow_pickle=allow_pickle)
     if not isinstance(model_or_path, PreTrainedModel):
         raise UnsupportedModelError(
             f"A {type(model_or_path).__name__} cannot be grown; give a transformers model, a folder or a Hub name. "
             "Merge adapters first (merge_and_unload), and unwrap compiled or distributed models."
         )
-    if kwargs:
-        raise GrowthError(
-            f"{sorted(kwargs)} are for loading a checkpoint, but a live model was given. Load it with them first."
-        )
+    if given := sorted(kwargs) + ["allow_pickle"] * allow_pickle:
+        raise GrowthError(f"{given} are for loading a checkpoint, but a live model was given. Load it with them first.")
     return model_or_path
-
-
-def _check_loading(name: str, info: dict[str, Any]) -> None:
-    """Transformers fills in what a checkpoint lacks at random, with a warning; growth must not build on that."""
-    for key, what in (
-        ("missing_keys", "lacks tensors the architecture has"),
-        ("unexpected_keys", "holds tensors the architecture does not know"),
-        ("mismatched_keys", "holds tensors of another shape than its config says"),
-        ("error_msgs", "could not be read in full"),
-    ):
-        if info.get(key):
-            found = sorted(map(str, info[key]))
-            raise GrowthError(
-                f"The checkpoint {name!r} {what}: {', '.join(found[:5])}{' ...' if len(found) > 5 else ''} "
-                f"({len(found)} in all). It is damaged, or of another architecture than its config says."
-            )
 
 
 def _check_source(source: PreTrainedModel) -> None:

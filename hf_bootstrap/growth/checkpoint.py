@@ -247,9 +247,10 @@ def real_file(path: Path) -> Path:
     path = Path(os.path.abspath(path))
     try:
         mode = os.lstat(path).st_mode
-        if stat.S_ISLNK(mode) and path.parent.parent.name == "snapshots":
+        snapshots = next((folder for folder in path.parents[1:] if folder.name == "snapshots"), None)
+        if stat.S_ISLNK(mode) and snapshots is not None:
             blob = Path(os.path.realpath(path, strict=True))
-            if blob.parent == Path(os.path.realpath(path.parent.parent.parent)) / "blobs":
+            if blob.parent == Path(os.path.realpath(snapshots.parent)) / "blobs":
                 path, mode = blob, os.lstat(blob).st_mode
     except (OSError, ValueError) as error:
         raise StoreError(f"{str(path)!r} cannot be read: {error}. Is the checkpoint complete?") from error

@@ -4,6 +4,7 @@ Loads without torch, so that studies and the command line can describe a growth 
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,7 +19,6 @@ __all__ = [
     "CONFIG_NAME",
     "DTYPES_TO_WRITE",
     "LARGEST_FACTOR",
-    "LARGEST_SIZE",
     "SIZE_FIELDS",
     "WIDTH_METHODS",
     "GrowthConfig",
@@ -28,8 +28,6 @@ CONFIG_NAME = "growth_config.json"
 
 # Nobody grows a model a thousandfold in one step; a larger factor is a size given where a factor goes.
 LARGEST_FACTOR = 1024
-# Nor is any dimension of any model near this; a larger number is a slip.
-LARGEST_SIZE = 2**31 - 1
 
 # The width methods that come with the library, and whether each keeps the function; here as well as in
 # `operators.OPERATORS`, so that checking a config needs no torch.
@@ -57,8 +55,8 @@ class GrowthConfig:
             ``(n_layers, n_layers after growth) -> old layer of every new layer``. Default "stack": the one with the
             most published evidence. Only "identity" keeps the function (LLaMA-Pro, arXiv:2401.02415: copies that
             add nothing until they are trained); after the others the loss jumps and recovers in training.
-        num_hidden_layers: layers after growth, instead of `depth`.
-        layer_map: the old layer of every new layer, instead of `depth` and `depth_method`.
+        num_hidden_layers: layers after growth, instead of `depth`; no fewer than before.
+        layer_map: the old layer of every new layer, instead of `depth` and `depth_method`; it may leave some out.
         width: size of the residual stream, the MLP and the number of heads after growth, per unit before it;
             the head width stays.
         hidden_size, intermediate_size, num_attention_heads, num_key_value_heads: sizes after growth, for what shall
@@ -161,15 +159,28 @@ class GrowthConfig:
         if "kv_heads" in sizes:
             heads, kv_heads = (int(sizes[name] * factors[name]) for name in ("heads", "kv_heads"))
             if heads % kv_heads:
+                more, fewer = self._shared_evenly(sizes, heads, kv_heads)
                 raise GrowthError(
-                    f"{heads} attention heads cannot share {kv_heads} key/value heads evenly. Choose a number of heads "
-                    f"that is a multiple of {kv_heads}."
+                    f"{heads} attention heads cannot share {kv_heads} key/value heads evenly: heads are a multiple of "
+                    f"key/value heads. Nearest are num_attention_heads={more}, or num_key_value_heads={fewer}."
                 )
         return factors
 
+    def _shared_evenly(self, sizes: Mapping[str, int], heads: int, kv_heads: int) -> tuple[int, int]:
+        """The nearest number of heads that these key/value heads allow, and the other way about."""
+        any_size = self.width_method == "zero_pad"
+        step = kv_heads if any_size else math.lcm(kv_heads, sizes["heads"])
+        above = heads + -heads % step
+        more = above - step if above - step >= sizes["heads"] and heads - (above - step) < above - heads else above
+        allowed = (n for n in range(sizes["kv_heads"], heads + 1) if any_size or n % sizes["kv_heads"] == 0)
+        return more, min((n for n in allowed if heads % n == 0), key=lambda n: abs(n - kv_heads), default=heads)
+
     def _factor(self, name: str, old: int, wanted: int) -> int | Fraction:
         if wanted < old:
-            raise GrowthError(f"{name} cannot go from {old:,} to {wanted:,}: growth takes nothing away.")
+            raise GrowthError(
+                f"{name} cannot go from {old:,} to {wanted:,}: growth takes nothing away. Nearest is {old:,}, and "
+                f"{2 * old:,} is the first that grows by whole copies."
+            )
         if wanted > LARGEST_FACTOR * old:
             raise GrowthError(
                 f"{name} cannot go from {old:,} to {wanted:,}: one growth goes up to {LARGEST_FACTOR:,} times a size. "
@@ -216,7 +227,8 @@ class GrowthConfig:
         """The old layer of every new layer, for a model of `n_layers`.
 
         Raises:
-            GrowthError: a layer the model does not have, or a method that gives no layers.
+            GrowthError: a layer the model does not have, fewer layers than it has without a map that says which, or a
+                method that gives no layers.
         """
         if self.layer_map is not None:
             layers = self.layer_map
@@ -225,6 +237,12 @@ class GrowthConfig:
             target = n_layers * self.depth if self.num_hidden_layers is None else self.num_hidden_layers
             if target > LARGEST_FACTOR * n_layers:
                 raise GrowthError(f"num_hidden_layers is {target:,}; the model has {n_layers:,}. Try {2 * n_layers:,}.")
+            if target < n_layers:
+                raise GrowthError(
+                    f"num_hidden_layers cannot go from {n_layers:,} to {target:,}: growth takes nothing away, and no "
+                    f"method says which layers to drop. Ask for {n_layers:,} or more, or list the layers to keep in "
+                    "layer_map, such as (0, 2, 4)."
+                )
             layers = tuple(range(n_layers)) if target == n_layers else _checked_map(method(n_layers, target))
         missing = sorted({layer for layer in layers if layer >= n_layers})
         if missing:
@@ -265,16 +283,16 @@ class GrowthConfig:
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> Self:
-        """Read `growth_config.json` from a folder, or a JSON or YAML file by its own path.
+        """Read `growth_config.json` from a folder, or a file by its own path: JSON, or YAML where it is not named so.
 
         Raises:
             StoreError: there is no such file, or it is damaged.
             GrowthError: an unknown key, or a value `GrowthConfig` refuses.
         """
         path = Path(path)
-        if path.suffix in (".yaml", ".yml") and not path.is_dir():
-            return cls.from_dict(_read_yaml(path))
-        return cls.from_dict(read_json(path / CONFIG_NAME if path.is_dir() else path))
+        if path.is_dir():
+            return cls.from_dict(read_json(path / CONFIG_NAME))
+        return cls.from_dict(read_json(path) if path.suffix == ".json" else _read_yaml(path))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `growth_config.json` into a folder, made if need be."""
@@ -285,11 +303,11 @@ def _read_yaml(path: Path) -> Mapping[str, Any]:
     import yaml
 
     try:
-        record = yaml.safe_load(path.read_text(encoding="utf-8"))
+        record = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML too; safe_load makes no objects
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error}. Check the path.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CorruptFileError(f"{path} is not YAML: {error}. Correct the file.") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise CorruptFileError(f"{path} is neither YAML nor JSON: {error}. Correct the file.") from error
     if not isinstance(record, dict):
         raise GrowthError(f"{path} holds {type(record).__name__}; a recipe is a mapping, such as 'width: 2'.")
     return record
@@ -312,8 +330,11 @@ def _check_factor(name: str, value: object) -> None:
 
 
 def _check_size(name: str, value: object) -> None:
-    if value is not None and (not _is_whole(value) or not 0 < int(str(value)) <= LARGEST_SIZE):
-        raise GrowthError(f"{name} is {value!r}; it is a size after growth, a whole number from 1 to {LARGEST_SIZE:,}.")
+    # How large it may be is a matter of the model, which is not known yet.
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise GrowthError(
+            f"{name} is {value!r}; it is a size after growth, a whole number from 1. Leave it out to keep it."
+        )
 
 
 def _check_name(field: str, name: str, known: Mapping[str, Any]) -> None:

@@ -17,13 +17,21 @@ from ..errors import UnsupportedModelError
 from .architecture import build_meta, constants, named_tensors
 from .sizes import changed_config, field_value, text_part
 
-__all__ = ["INDEX_DEPENDENT", "Layers", "check_layers_alike", "deeper_config", "find_layers", "per_layer_lists"]
+__all__ = [
+    "INDEX_DEPENDENT",
+    "LAYER_COUNTS",
+    "Layers",
+    "check_layers_alike",
+    "deeper_config",
+    "find_layers",
+    "per_layer_lists",
+]
 
 # Config fields that make a layer compute with its own number; a copy elsewhere would not be a copy.
 INDEX_DEPENDENT = ("scale_attn_by_inverse_layer_idx", "cross_layer_attention")
 
 # Config fields that say how many layers there are. Which one does is found by raising it.
-_COUNTS = (
+LAYER_COUNTS = (
     "num_hidden_layers",
     "n_layer",
     "n_layers",
@@ -213,7 +221,7 @@ def _candidates(config: PreTrainedConfig) -> Iterator[tuple[tuple[str, ...], int
         if not isinstance(owner, PreTrainedConfig):
             continue
         record: Mapping[str, Any] = owner.to_dict()
-        names = list(dict.fromkeys(owner.attribute_map.get(name, name) for name in _COUNTS))
+        names = list(dict.fromkeys(owner.attribute_map.get(name, name) for name in LAYER_COUNTS))
         counts = {name: record[name] for name in names if isinstance(record.get(name), int) and record[name] > 0}
         yield from (((part + name,), count) for name, count in counts.items())
         if len(counts) > 1 and len(set(counts.values())) == 1:

@@ -7,14 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-from transformers import PreTrainedModel
-
-from ..units import format_bytes, format_count, training_flops_per_token
+from ..units import format_bytes, format_count
 from .architecture import build_meta
+from .counting import measure_size
 from .job import GrowthJob
 
-__all__ = ["GrowthForecast", "forecast_growth", "free_memory", "training_flops", "training_memory"]
+__all__ = ["GrowthForecast", "forecast_growth", "free_memory", "training_memory"]
 
 # Python, torch and transformers once imported, and the plan (measured: benchmarks/growth.py).
 _IMPORTS = 500_000_000
@@ -30,7 +28,7 @@ class GrowthForecast:
 
     Attributes:
         n_params_source, n_params: total, tied once; n_params_non_embedding_source, n_params_non_embedding: without
-            tables and head; n_params_active: used for one token, None where experts make it unknown.
+            tables and head; n_params_active_source, n_params_active: used for one token, None where experts hide it.
         bytes_source, bytes_target, bytes_free: of weights, and of the target's disk.
         peak_ram, ram_free: of the growing process, and of this machine; None where the system does not say.
         training_memory: of one rank that trains the whole grown model with Adam, as `training_memory_of` says.
@@ -44,6 +42,7 @@ class GrowthForecast:
     n_params: int
     n_params_non_embedding_source: int
     n_params_non_embedding: int
+    n_params_active_source: int | None
     n_params_active: int | None
     bytes_source: int
     bytes_target: int
@@ -67,7 +66,9 @@ class GrowthForecast:
         flops = "not known" if self.flops_per_token is None else format_count(self.flops_per_token)
         ram = "unknown" if self.ram_free is None else format_bytes(self.ram_free)
         weights = f"{format_bytes(self.bytes_source)} -> {format_bytes(self.bytes_target)} in {self.shards} file(s)"
-        lines = [
+        active = (self.n_params_active_source, self.n_params_active)
+        lines = [] if active == (self.n_params_source, self.n_params) else [_spell_active(*active)]
+        lines += [
             f"  weights                 {weights}; {format_bytes(self.bytes_free)} free",
             f"  memory to grow          {format_bytes(self.peak_ram)}; {ram} free",
             f"  memory to train         {format_bytes(self.training_memory)} per rank ({self.training_memory_of})",
@@ -89,14 +90,16 @@ def forecast_growth(job: GrowthJob, target: str | os.PathLike[str]) -> GrowthFor
         target: where it would go; nothing is written, and the folder need not exist.
     """
     plan = job.plan
-    model = build_meta(plan.target_config, job.model_class)
+    before, after = (
+        measure_size(build_meta(config, job.model_class)) for config in (plan.source_config, plan.target_config)
+    )
     text = plan.target_config.get_text_config()
     sequence = min(2048, getattr(text, "max_position_embeddings", None) or 2048)
     largest = max((recipe.block_entries for recipe in plan.recipes if not recipe.is_copy), default=0)
     peak = _IMPORTS + _PER_ENTRY * largest
     dtype_bytes = job.size / max(1, plan.n_params) if job.quantisation is None else 2
-    place = Path(os.path.abspath(target)).parent
-    free = shutil.disk_usage(place if place.is_dir() else Path.cwd()).free
+    place = next(folder for folder in Path(os.path.abspath(target)).parents if folder.is_dir())
+    free = shutil.disk_usage(place).free
     ram = free_memory()
     problems = []
     if job.size > free:
@@ -108,7 +111,8 @@ def forecast_growth(job: GrowthJob, target: str | os.PathLike[str]) -> GrowthFor
         n_params=plan.n_params,
         n_params_non_embedding_source=plan.n_params_non_embedding_source,
         n_params_non_embedding=plan.n_params_non_embedding,
-        n_params_active=None if _has_experts(text) else plan.n_params,
+        n_params_active_source=before.active,
+        n_params_active=after.active,
         bytes_source=sum(entry.stop - entry.start for entry in job.checkpoint.entries.values()),
         bytes_target=job.size,
         bytes_free=free,
@@ -116,7 +120,7 @@ def forecast_growth(job: GrowthJob, target: str | os.PathLike[str]) -> GrowthFor
         ram_free=ram,
         training_memory=training_memory(plan.n_params, dtype_bytes),
         training_memory_of=_ADAM if job.quantisation is None else _ADAM_AFTER,
-        flops_per_token=training_flops(model, sequence),
+        flops_per_token=after.flops_per_token(sequence),
         sequence_length=sequence,
         shards=len(job.shards),
         tensors=dict(Counter(recipe.operator for recipe in plan.recipes)),
@@ -124,32 +128,15 @@ def forecast_growth(job: GrowthJob, target: str | os.PathLike[str]) -> GrowthFor
     )
 
 
+def _spell_active(before: int | None, after: int | None) -> str:
+    """In the columns of the plan, which says the other sizes."""
+    old, new = ("not known" if size is None else format_count(size) for size in (before, after))
+    return f"  {'active for one token':<24}{old:>10} -> {new}"
+
+
 def training_memory(n_params: int, dtype_bytes: float) -> int:
     """Bytes to train all of a model with Adam: weights and gradients as stored, two float32 moments; no activations."""
     return round(n_params * (2 * dtype_bytes + 8))
-
-
-def training_flops(model: PreTrainedModel, sequence: int) -> float | None:
-    """FLOPs to train on one token, see `units.training_flops_per_token`; None where experts or the config hide it.
-
-    Args:
-        model: of any device, the meta device included.
-        sequence: slots of one block.
-    """
-    text, head = model.config.get_text_config(), model.get_output_embeddings()
-    if _has_experts(text):
-        return None
-    layers, heads = getattr(text, "num_hidden_layers", None), getattr(text, "num_attention_heads", None)
-    if not isinstance(layers, int) or not isinstance(heads, int) or head is None:
-        return None
-    width = getattr(text, "head_dim", None) or text.hidden_size // heads
-    outside = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-    inside = sum(p.numel() for p in model.parameters() if p.dim() > 1 and id(p) not in outside | {id(head.weight)})
-    return training_flops_per_token(inside + head.weight.numel(), layers, heads * width, sequence)
-
-
-def _has_experts(text: Any) -> bool:
-    return any(getattr(text, key, None) for key in ("num_experts", "num_local_experts", "n_routed_experts"))
 
 
 def free_memory() -> int | None:

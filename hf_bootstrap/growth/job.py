@@ -5,35 +5,43 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from ..errors import GrowthError, StoreError, UnsupportedModelError
+from ..errors import GrowthError, UnsupportedModelError
 from ..sealing import canonical_json
 from .architecture import build_meta, named_tensors
-from .checkpoint import Checkpoint, Match, match_tensors, open_checkpoint, real_file
+from .carried import CARRIED, files_below, is_real
+from .checkpoint import Checkpoint, Match, match_tensors
 from .config import GrowthConfig
 from .depth import find_layers
 from .hub_layout import HubLayout, Part
 from .layout import INDEX_NAME, Shard, lay_out, shard_limit
 from .layout_cache import known_layout
-from .pickled import open_pickled
+from .pickled import open_weights
 from .plan import GrowthPlan, plan_growth
 from .quantised import LayerCopies, check_only_copies, copy_layers, read_quantisation
 from .recipe import Recipe
-from .source import find_source, open_config, remote_class
+from .source import check_depth, find_source, open_config, remote_class
 from .tensors import StoredTensors
 
-__all__ = ["GROWTH_FILE", "GrowthJob", "prepare_growth"]
+__all__ = ["GROWTH_FILE", "MERGE_FILE", "GrowthJob", "prepare_growth"]
 
 GROWTH_FILE = "growth.json"
+MERGE_FILE = "merge.json"  # beside weights that an adapter was merged into, see `merging`
 
-# What travels with the weights unchanged: tokenizers, templates, generation settings, and remote code (never run).
-_CARRIED = (".json", ".txt", ".model", ".jinja", ".py", ".tiktoken", ".vocab", ".spm")
-_NOT_CARRIED = ("config.json", INDEX_NAME, GROWTH_FILE, "growth_config.json", "trainer_state.json", "complete.json")
+# Written anew for the grown model, or no part of it.
+_NOT_CARRIED = (
+    "config.json",
+    INDEX_NAME,
+    GROWTH_FILE,
+    MERGE_FILE,
+    "growth_config.json",
+    "trainer_state.json",
+    "complete.json",
+)
 # As safetensors spells them.
 _FLOATS = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32", torch.float64: "F64"}
 
@@ -89,7 +97,8 @@ def prepare_growth(
     if not config.grows:
         raise GrowthError("GrowthConfig() asks for no growth, so there is nothing to write. Try depth=2 or width=2.")
     folder = find_source(source, revision=revision, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
-    checkpoint = _open_weights(folder, allow_pickle)
+    checkpoint = open_weights(folder, allow_pickle=allow_pickle)
+    check_depth(checkpoint)
     if (quantisation := read_quantisation(folder)) is not None:
         check_only_copies(folder, quantisation, config)
     model_config = open_config(folder, trust_remote_code=trust_remote_code, quantised=quantisation is not None)
@@ -108,6 +117,8 @@ def prepare_growth(
         )
         shapes, quantisation = {name: entry.shape for name, entry in copies.entries.items()}, copies.settings
     tensors = StoredTensors(checkpoint=checkpoint, parts=source_layout.parts, entries=match.entries, shapes=shapes)
+    if quantisation is None:
+        _check_floats(tensors, model)
     recipes = {recipe.target: recipe for recipe in plan.recipes}
     dtype_of = functools.cache(tensors.dtype)  # one look for each tensor, and not for each of its hundreds of experts
     shards = lay_out(
@@ -170,12 +181,14 @@ def _copied(
     return replace(plan, recipes=copies.recipes), copies
 
 
-def _open_weights(folder: Path, allow_pickle: bool) -> Checkpoint:
-    """Safetensors where there are any; pickles only where they are allowed."""
-    has_tensors = folder.is_dir() and any(os.path.lexists(folder / name) for name in ("model.safetensors", INDEX_NAME))
-    if allow_pickle and folder.is_dir() and not has_tensors:
-        return open_pickled(folder)
-    return open_checkpoint(folder)
+def _check_floats(tensors: StoredTensors, model: PreTrainedModel) -> None:
+    """Numbers that the architecture takes for floats are stored as floats."""
+    for name, tensor in named_tensors(model).items():
+        if tensor.is_floating_point() and not (dtype := tensors.dtype(name)).startswith(("F", "BF")):
+            raise GrowthError(
+                f"{name} is stored as {dtype}, and {model.config.model_type} computes with it as a float. Convert the "
+                "checkpoint to bfloat16, or take the original weights."
+            )
 
 
 def _dtype(stored: str, target: HubLayout, recipes: Mapping[str, Recipe], dtype_of: Callable[[str], str]) -> str:
@@ -205,23 +218,18 @@ def _accepted(layout: HubLayout, checkpoint: Checkpoint) -> HubLayout:
 
 
 def _other_files(checkpoint: Checkpoint) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    carried: list[str] = []
-    left_behind: list[str] = []
+    """(the source's other files that travel with the weights, and what stays behind)."""
+    carried, left_behind = files_below(checkpoint.folder)
     for item in sorted(checkpoint.folder.iterdir()):
         name = item.name
         if name in checkpoint.files or name in _NOT_CARRIED or name.startswith("."):
             continue
-        is_ours = item.suffix in _CARRIED and _is_real(item)
+        if item.is_dir() and not item.is_symlink():
+            continue  # looked through by `files_below`
+        is_ours = item.suffix in CARRIED and is_real(item)
         # Another index speaks of weights that are not carried.
         (carried if is_ours and not name.endswith(".index.json") else left_behind).append(name)
-    return tuple(carried), tuple(left_behind)
-
-
-def _is_real(item: Path) -> bool:
-    try:
-        return real_file(item).is_file()
-    except StoreError:
-        return False
+    return tuple(sorted(carried)), tuple(sorted(left_behind))
 
 
 def _fingerprint(

@@ -1,5 +1,6 @@
 """`merge_adapter`: a LoRA adapter added into its base on disk, some rows at a time; growing both is for `adapters`."""
 
+import hashlib
 import os
 import shutil
 from collections.abc import Mapping
@@ -9,13 +10,17 @@ import torch
 from torch import Tensor
 
 from ..errors import GrowthError, StoreError, UnsupportedModelError
-from ..store import sync_folder
-from .adapters import LoraAdapter, open_adapter
+from ..sealing import canonical_json
+from ..store import read_json, sync_folder, write_json
+from .adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LoraAdapter, open_adapter
 from .architecture import build_meta, find_ties, named_tensors
-from .checkpoint import Entry, open_checkpoint, real_file
+from .carried import files_below
+from .checkpoint import Checkpoint, Entry, open_checkpoint, real_file
+from .job import MERGE_FILE
 from .layout_cache import known_layout
-from .source import open_config
+from .source import check_depth, open_config
 from .tensors import read_box
+from .writer import hash_file
 
 __all__ = ["merge_adapter"]
 
@@ -29,7 +34,7 @@ def merge_adapter(
 
     Args:
         base: the checkpoint's folder; adapter: the adapter's, as PEFT writes it. Both are only read.
-        target: a folder that does not exist.
+        target: a folder that does not exist, or one that an earlier call with the same arguments wrote.
 
     Returns:
         The names of the tensors that changed.
@@ -41,10 +46,12 @@ def merge_adapter(
         StoreError: a file is missing or cannot be written; nothing is left behind.
     """
     base, target = Path(base), Path(os.path.abspath(target))
-    if target.exists():
-        raise GrowthError(f"{target} exists; choose another target for the merged checkpoint.")
     found = open_adapter(adapter)
     checkpoint = open_checkpoint(base)
+    check_depth(checkpoint)
+    fingerprint = _fingerprint(checkpoint, Path(adapter))
+    if os.path.lexists(target):
+        return _merged_before(target, fingerprint)
     places = _places(base, found, checkpoint.entries)
     work = target.parent / f".{target.name[:100]}.merging"
     try:
@@ -53,11 +60,17 @@ def merge_adapter(
         for item in sorted(base.iterdir()):
             if item.is_file() and not item.name.startswith("."):
                 shutil.copyfile(real_file(item), work / item.name)
+        for name in files_below(base)[0]:
+            (work / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(real_file(base / name), work / name)
         for module, entry in places.items():
             _add(work / entry.file, entry, _delta(found, module))
-        for item in work.iterdir():
-            with open(item, "rb") as file:
-                os.fsync(file.fileno())
+        changed = [entry.name for entry in places.values()]
+        write_json(work / MERGE_FILE, {"schema": 1, "kind": "merge", "fingerprint": fingerprint, "changed": changed})
+        for item in work.rglob("*"):
+            if item.is_file():
+                with open(item, "rb") as file:
+                    os.fsync(file.fileno())
         os.rename(work, target)
         sync_folder(target.parent)
     except OSError as error:
@@ -66,7 +79,29 @@ def merge_adapter(
         raise StoreError(f"{target} could not be written: {error}. Nothing is left behind.") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return [entry.name for entry in places.values()]
+    return changed
+
+
+def _fingerprint(checkpoint: Checkpoint, adapter: Path) -> str:
+    """SHA-256 of what decides the merged weights: the base's files by size and time, the adapter's by content."""
+    stats = [(name, os.stat(checkpoint.path(name))) for name in (*checkpoint.files, "config.json")]
+    facts = {
+        "base": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats],
+        "adapter": [hash_file(real_file(adapter / name)) for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)],
+    }
+    return hashlib.sha256(canonical_json(facts).encode()).hexdigest()
+
+
+def _merged_before(target: Path, fingerprint: str) -> list[str]:
+    """The names that changed in a target that an earlier call with the same arguments has written."""
+    if (target / MERGE_FILE).is_file():
+        record = read_json(target / MERGE_FILE)
+        if record.get("fingerprint") == fingerprint and isinstance(record.get("changed"), list):
+            return [str(name) for name in record["changed"]]
+    raise GrowthError(
+        f"{target} exists, and is not this adapter merged into this base. Remove it, or choose another target for the "
+        "merged checkpoint."
+    )
 
 
 def _places(base: Path, adapter: LoraAdapter, stored: Mapping[str, Entry]) -> dict[str, Entry]:

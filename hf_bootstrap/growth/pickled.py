@@ -8,12 +8,23 @@ from typing import Any
 import torch
 
 from ..errors import CorruptFileError, StoreError, UnsupportedModelError
-from .checkpoint import Checkpoint, Entry, real_file
+from .checkpoint import Checkpoint, Entry, open_checkpoint, real_file
+from .layout import INDEX_NAME
 from .tensors import TORCH_DTYPES
 
-__all__ = ["open_pickled"]
+__all__ = ["open_pickled", "open_weights"]
 
 _SINGLE, _INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+
+
+def open_weights(folder: Path, *, allow_pickle: bool = False) -> Checkpoint:
+    """The weights of a folder: safetensors where there are any; pickles only where they are allowed.
+
+    Raises:
+        StoreError, GrowthError: as `open_checkpoint` and `open_pickled`.
+    """
+    has_tensors = any(os.path.lexists(folder / name) for name in ("model.safetensors", INDEX_NAME))
+    return open_pickled(folder) if allow_pickle and folder.is_dir() and not has_tensors else open_checkpoint(folder)
 
 
 def open_pickled(folder: str | Path) -> Checkpoint:

@@ -10,14 +10,16 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from ..errors import GrowthError, StoreError, UnsupportedModelError
 from ..hub.refusals import showable, without_secrets
 from ..store import read_json
-from .checkpoint import real_file
+from .carried import CARRIED
+from .checkpoint import Checkpoint, real_file
+from .depth import LAYER_COUNTS
 
-__all__ = ["find_source", "open_config", "remote_class"]
+__all__ = ["check_depth", "check_trust", "find_source", "open_config", "remote_class"]
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # What a checkpoint is made of; pickles are fetched only where they may be read.
-_FETCHED = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.py", "*.tiktoken", "*.vocab", "*.spm"]
+_FETCHED = ["*.safetensors", *(f"*{ending}" for ending in CARRIED)]
 
 
 def find_source(
@@ -41,15 +43,8 @@ def find_source(
     """
     name, folder = os.fspath(source), Path(os.path.abspath(source))
     local = folder.is_dir() or not _HUB_NAME.fullmatch(name)
-    if trust_remote_code and (local or not _COMMIT.fullmatch(revision or "")):
-        what = "a folder has no revision" if local else f"the revision is {revision!r}"
-        raise GrowthError(
-            f"trust_remote_code runs code that came with {name!r}, and {what}, so nobody can say which code. Give a "
-            "name on the Hub and revision=COMMIT (40 hexadecimal digits) of code you have read."
-        )
+    check_trust(name, local=local, revision=revision, trust_remote_code=trust_remote_code)
     if local:
-        if revision is not None:
-            raise GrowthError(f"revision={revision!r} is for a name on the Hub, and {name!r} is a path. Leave it out.")
         return folder
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -63,6 +58,44 @@ def find_source(
             f"{without_secrets(' '.join(str(error).split()))[:300]} Check the name and the connection, or "
             "`hf download` it first."
         ) from showable(error)
+
+
+def check_trust(name: str, *, local: bool, revision: str | None, trust_remote_code: bool) -> None:
+    """Refuse to run code that no commit pins, and a revision of a folder, which has none.
+
+    Args:
+        name: of the source; local: whether it is a path here, and not a name on the Hub.
+        revision, trust_remote_code: as `find_source`.
+
+    Raises:
+        GrowthError: as said.
+    """
+    if trust_remote_code and (local or not _COMMIT.fullmatch(revision or "")):
+        what = "a folder has no revision" if local else f"the revision is {revision!r}"
+        raise GrowthError(
+            f"trust_remote_code runs code that came with {name!r}, and {what}, so nobody can say which code. Give a "
+            "name on the Hub and revision=COMMIT (40 hexadecimal digits) of code you have read."
+        )
+    if local and revision is not None:
+        raise GrowthError(f"revision={revision!r} is for a name on the Hub, and {name!r} is a path. Leave it out.")
+
+
+def check_depth(checkpoint: Checkpoint) -> None:
+    """Refuse a config with more layers than there are tensors, before something of that depth is built.
+
+    Raises:
+        GrowthError: as said.
+        StoreError: there is no config.
+    """
+    path, n_tensors = checkpoint.folder / "config.json", len(checkpoint.entries)
+    record = read_json(real_file(path))
+    for part in (record, *(value for value in record.values() if isinstance(value, dict))):
+        for name in LAYER_COUNTS:
+            if isinstance(part.get(name), int) and part[name] > n_tensors:
+                raise GrowthError(
+                    f"{path} says {name}={part[name]:,}, and the checkpoint holds {n_tensors:,} tensors, fewer than "
+                    "one for each layer. It is damaged, or of another model; fetch it again."
+                )
 
 
 def open_config(folder: Path, *, trust_remote_code: bool = False, quantised: bool = False) -> PreTrainedConfig:
@@ -83,6 +116,11 @@ def open_config(folder: Path, *, trust_remote_code: bool = False, quantised: boo
         raise UnsupportedModelError(
             f"{folder} holds quantised weights ({method}), which cannot be computed with here. Take the original "
             "weights; of quantised ones grow_checkpoint can only copy layers (depth)."
+        )
+    if named := record.get("transformers_weights"):
+        raise UnsupportedModelError(
+            f"{folder / 'config.json'} says that the weights are in {str(named)[:80]!r} (transformers_weights); growth "
+            "reads model.safetensors or what its index names. Load the model and save_pretrained it elsewhere."
         )
     if trust_remote_code:
         _check_own_code(folder, record)

@@ -93,7 +93,7 @@ def grow_checkpoint(
 
     Args:
         source: a folder with safetensors weights, which is only read, or a name on the Hub, which is fetched.
-        target: a folder that does not exist, or is empty.
+        target: a folder that does not exist, or is empty; folders above it are made.
         config: what growth.
         max_shard_size: of one weight file, in bytes or such as "5GB".
         overwrite: replace a target that an earlier growth wrote.
@@ -125,10 +125,11 @@ def grow_checkpoint(
             with lock(hidden):
                 sweep(hidden)
         return finished
-    if target.exists() and any(target.iterdir()) and not (overwrite and (target / GROWTH_FILE).is_file()):
-        ours = (target / GROWTH_FILE).is_file()
-        way_out = "overwrite=True (--overwrite) replaces it" if ours else "It was not written by a growth, so it stays"
-        raise GrowthError(f"{target} exists and holds something else. {way_out}; or choose another target.")
+    if (target / GROWTH_FILE).is_file() and not overwrite:
+        raise GrowthError(
+            f"{target} exists and holds another growth. overwrite=True (--overwrite) replaces it; or choose another "
+            "target."
+        )
     with working_in(hidden, target, job) as work:
         folder = work / "model"
         folder.mkdir(exist_ok=True)

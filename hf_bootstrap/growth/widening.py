@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ..errors import UnsupportedModelError
 from .anatomy import TensorAnatomy, probe_axes
 from .architecture import build_meta
-from .config import GrowthConfig
+from .config import SIZE_FIELDS, GrowthConfig
 from .corrections import AS_IT_IS, Correction, table_corrections
 from .depth import Layers
 from .operators import WidthMethod
@@ -115,14 +115,11 @@ def _wider_config(
     changes = wider_fields(config, factors)
     latent = field_value(config, text_part(config) + "kv_lora_rank")
     if (latent or config.model_type in _ONE_HEAD_COUNT) and len({factors[d] for d in ("heads", "kv_heads")}) > 1:
-        raise UnsupportedModelError(
-            f"{config.model_type} has as many key/value heads as query heads by construction, so both grow by the same "
-            f"factor; asked were {dict(factors)}."
-        )
+        why = "has as many key/value heads as query heads by construction"
+        raise UnsupportedModelError(_unequal(config, factors, ("heads", "kv_heads"), why))
     if config.model_type in _HEADS_ARE_HIDDEN and factors["hidden"] != factors["heads"]:
         raise UnsupportedModelError(
-            f"{config.model_type} reads its heads as hidden channels, so both grow by the same factor; asked were "
-            f"{dict(factors)}."
+            _unequal(config, factors, ("hidden", "heads"), "reads its heads as hidden channels")
         )
     named = {segment.dimension for a in anatomies.values() for axis in a.axes for segment in axis}
     if "heads" in named:  # the head width is a number of its own: say it, or it would be derived anew
@@ -130,8 +127,17 @@ def _wider_config(
     elif dimension_field(config, "heads") is None:
         pass
     elif factors["hidden"] != factors["heads"] or factors["heads"] != factors.get("kv_heads", factors["heads"]):
-        raise UnsupportedModelError(
-            f"{config.model_type} derives the head width from hidden size / heads, so both must grow by the same "
-            f"factor; asked were {dict(factors)}."
-        )
+        why = "derives the head width from hidden size / heads"
+        raise UnsupportedModelError(_unequal(config, factors, ("hidden", "heads", "kv_heads"), why))
     return changed_config(config, changes)
+
+
+def _unequal(
+    config: PreTrainedConfig, factors: Mapping[str, int | Fraction], dimensions: tuple[str, ...], why: str
+) -> str:
+    """Which sizes were asked for, why they must grow by one factor, and the nearest that do."""
+    old = {d: int(field_value(config, f)) for d in dimensions if (f := dimension_field(config, d)) is not None}
+    asked = ", ".join(f"{SIZE_FIELDS[d]} from {size:,} to {int(size * factors[d]):,}" for d, size in old.items())
+    whole = [f for f in {factors[d] for d in old} if all((size * f).denominator == 1 for size in old.values())]
+    nearest = " and ".join(f"{SIZE_FIELDS[d]}={int(size * max(whole, default=2))}" for d, size in old.items())
+    return f"{config.model_type} {why}, so these grow by the same factor; asked is {asked}. Nearest is {nearest}."

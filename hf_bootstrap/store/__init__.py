@@ -1,6 +1,6 @@
 """Files that survive a crash: atomic writes, append-only points, and run folders."""
 
-from .files import lock, read_json, sync_folder, write_atomic, write_json
+from .files import lock, make_folder, read_json, sync_folder, write_atomic, write_json
 from .points_file import PointsFile, append_point, append_record, read_points
 from .run_folder import COMPLETE, RunFolder
 
@@ -11,6 +11,7 @@ __all__ = [
     "append_point",
     "append_record",
     "lock",
+    "make_folder",
     "read_json",
     "read_points",
     "sync_folder",

@@ -17,10 +17,11 @@ from transformers.trainer_callback import DefaultFlowCallback, TrainerCallback, 
 from transformers.training_args import TrainingArguments
 
 from ..errors import RecordError, TrainingError, did_you_mean
+from ..growth.counting import ModelSize, measure_size
 from ..records import ScalingPoint
 from ..store import append_point, read_points
 from .checks import check_fit
-from .counting import ModelSize, TokenCounter, measure_size
+from .counting import TokenCounter
 from .evaluation import Evaluation, evaluate, from_first_process
 from .facts import check_same_run, data_facts, model_facts
 from .forecast import Forecaster

@@ -1,77 +1,15 @@
-"""Tokens and parameters, counted exactly in each of the field's senses, and what a token costs."""
+"""Tokens, counted exactly in each of the field's senses; parameters are counted by `growth.counting`."""
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import TrainingError
-from ..growth.plan import count_parameters
-from ..units import training_flops_per_token
 
-__all__ = ["FLOPS_FORMULA", "ModelSize", "TokenCounter", "measure_size"]
-
-FLOPS_FORMULA = "6*N_matmul + 6*layers*heads*head_dim*sequence_length per trained token (causal half)"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSize:
-    """Parameter counts of a model.
-
-    Attributes:
-        total: every parameter once, tied ones counted once; a LoRA's too.
-        non_embedding: without embedding tables, the output head and a LoRA, which merges into what it stands beside; N
-            of most scaling laws.
-        active: used for one token, a LoRA's too; None where experts make it unknown here.
-        matmul: weights in matrix products, output head included even if tied.
-        layers, attention_width: for the attention term; None where the config does not say.
-        is_whole: whether all of it is trained; frozen weights have no gradient to compute, and no formula here.
-    """
-
-    total: int
-    non_embedding: int
-    active: int | None
-    matmul: int
-    layers: int | None
-    attention_width: int | None
-    is_whole: bool = True
-
-    def flops_per_token(self, sequence_length: int) -> float | None:
-        """Training FLOPs of one token by `FLOPS_FORMULA`; None where its shape is not known or a part is frozen."""
-        if self.layers is None or self.attention_width is None or self.active is None or not self.is_whole:
-            return None
-        return training_flops_per_token(self.matmul, self.layers, self.attention_width, sequence_length)
-
-
-def measure_size(model: Any) -> ModelSize:
-    """Count a transformers model.
-
-    Args:
-        model: a `PreTrainedModel` with `get_input_embeddings` and `get_output_embeddings`.
-    """
-    total, non_embedding = count_parameters(model)
-    head = model.get_output_embeddings()
-    of_head = set() if head is None else {id(p) for p in head.parameters()}
-    inside = {name: p for name, p in model.named_parameters() if id(p) not in of_head}
-    # An adapter of the head lies in the head's wrapper, and is left out with it.
-    non_embedding -= sum(p.numel() for name, p in inside.items() if ".lora_" in name)
-    vectors = sum(p.numel() for p in inside.values() if p.dim() < 2)
-    config = model.config.get_text_config()
-    heads = getattr(config, "num_attention_heads", None)
-    width = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else None)
-    has_experts = any(getattr(config, key, None) for key in ("num_experts", "num_local_experts", "n_routed_experts"))
-    return ModelSize(
-        total=total,
-        non_embedding=non_embedding,
-        active=None if has_experts else total,
-        matmul=non_embedding - vectors + (0 if head is None else head.weight.numel()),
-        layers=getattr(config, "num_hidden_layers", None),
-        attention_width=heads * width if heads and width else None,
-        is_whole=all(parameter.requires_grad for parameter in model.parameters()),
-    )
+__all__ = ["TokenCounter"]
 
 
 class TokenCounter:

@@ -14,8 +14,8 @@ from typing import Any
 from transformers.training_args import TrainingArguments
 
 from ..errors import TrainingError
+from ..growth.counting import FLOPS_FORMULA, ModelSize
 from ..records import ScalingPoint
-from .counting import FLOPS_FORMULA, ModelSize
 
 __all__ = ["check_same_run", "data_facts", "model_facts", "versions"]
 

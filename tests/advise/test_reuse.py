@@ -123,8 +123,11 @@ def test_a_tuned_release_is_called_a_lower_bound(model_folder):
     assert "https://arxiv.org/abs/2307.09288" in text
 
 
-def test_experts_hide_the_flops_and_tokens_still_work(model_folder):
+def test_experts_nobody_can_count_hide_the_flops_and_tokens_still_work(model_folder):
     fields = {"model_type": "mixtral", "architectures": ["MixtralForCausalLM"], "num_local_experts": 2}
+    (known,) = planned(model_folder(**fields)).candidates
+    assert known.flops == known.flops_per_token * known.tokens
+    fields["num_experts_per_tok"] = 0
     (by_tokens,) = planned(model_folder(**fields)).candidates
     assert by_tokens.flops is None
     assert by_tokens.tokens == 1_000_000

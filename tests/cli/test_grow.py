@@ -7,12 +7,13 @@ import sys
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from hf_bootstrap.cli.main import app, main
-from hf_bootstrap.errors import GrowthError, StoreError
+from hf_bootstrap.errors import BootstrapError, GrowthError, StoreError
+from hf_bootstrap.growth.config import GrowthConfig
 
 from ..growth.models import tiny
 
@@ -63,6 +64,13 @@ def test_a_recipe_is_yaml_or_json(base, tmp_path, text):
     assert config["hf_bootstrap"]["growth"][0]["recipe"]["width_method"] == "clone"
 
 
+def test_a_recipe_may_be_the_folder_that_save_pretrained_writes(base, tmp_path):
+    GrowthConfig(width=2, width_method="clone").save_pretrained(tmp_path / "recipe")
+    run("grow", base, tmp_path / "grown", "--recipe", tmp_path / "recipe")
+    config = json.loads((tmp_path / "grown/config.json").read_text())
+    assert config["hf_bootstrap"]["growth"][0]["recipe"]["width_method"] == "clone"
+
+
 def test_a_recipe_runs_no_code(base, tmp_path):
     (tmp_path / "growth.yaml").write_text(f"width: !!python/object/apply:os.mkdir ['{tmp_path / 'ran'}']")
     with pytest.raises(OSError, match="neither YAML nor JSON"):
@@ -109,6 +117,86 @@ def test_an_adapter_and_adams_state_grow_beside_the_model(base, tmp_path):
     assert (tmp_path / "other-merged" / "config.json").is_file()
 
 
+@pytest.fixture
+def lora(tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    get_peft_model(tiny("llama"), LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path / "lora")
+    return tmp_path / "lora"
+
+
+def test_the_same_command_finds_everything_done(base, lora, tmp_path):
+    command = ("grow", base, tmp_path / "grown", "--width", 2, "--adapter", lora)
+    first, before = run(*command).stdout, os.stat(tmp_path / "grown-adapter/adapter_model.safetensors").st_mtime_ns
+    assert run(*command).stdout.splitlines()[1:] == first.splitlines()[1:]  # but for the time it took
+    assert os.stat(tmp_path / "grown-adapter/adapter_model.safetensors").st_mtime_ns == before
+    merging = ("grow", base, tmp_path / "other", "--width", 2, "--adapter", lora, "--merge-adapter")
+    run(*merging)
+    merged = os.stat(tmp_path / "other-merged/model.safetensors")
+    assert run(*merging).exit_code == 0
+    assert os.stat(tmp_path / "other-merged/model.safetensors") == merged
+    assert not (tmp_path / "other/merge.json").exists()
+
+
+def test_a_growth_killed_after_the_merge_is_finished_by_the_same_command(base, lora, tmp_path, monkeypatch):
+    command = ("grow", base, tmp_path / "grown", "--width", 2, "--adapter", lora, "--merge-adapter")
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hf_bootstrap.growth.stream._write_the_rest", killed)
+        assert run(*command).exit_code != 0
+    assert (tmp_path / "grown-merged").exists()
+    assert not (tmp_path / "grown").exists()
+    assert run(*command).exit_code == 0
+    assert sorted(os.listdir(tmp_path)) == ["base", "grown", "grown-merged", "lora"]
+
+
+def test_another_merge_is_not_taken_for_this_one(base, lora, tmp_path):
+    command = ("grow", base, tmp_path / "grown", "--width", 2, "--adapter", lora, "--merge-adapter")
+    run(*command)
+    weights = load_file(lora / "adapter_model.safetensors")
+    save_file({name: tensor + 1 for name, tensor in weights.items()}, lora / "adapter_model.safetensors")
+    with pytest.raises(GrowthError, match="not this adapter merged into this base"):
+        run(*command)
+
+
+def test_an_adapter_that_cannot_grow_is_refused_before_anything_is_written(base, lora, tmp_path):
+    before = sorted(os.listdir(tmp_path))
+    target = tmp_path / "grown"
+    with pytest.raises(GrowthError, match="aki takes new units from the next layer"):
+        run("grow", base, target, "--width", 2, "--width-method", "aki", "--adapter", lora)
+    with pytest.raises(GrowthError, match="aki takes new units from the next layer"):
+        run("grow", base, target, "--width", 2, "--width-method", "aki", "--adapter", lora, "--plan")
+    with pytest.raises(GrowthError, match="Nearest are"):
+        run("grow", base, target, "--hidden-size", 50, "--adapter", lora, "--merge-adapter")
+    with pytest.raises(GrowthError, match="--adapter, which is not given"):
+        run("grow", base, target, "--width", 2, "--merge-adapter")
+    change = load_file(base / "model.safetensors")
+    change["lm_head.weight"][0, 0] = torch.nan
+    save_file(change, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(GrowthError, match="NaN"):
+        run("grow", base, target, "--width", 2, "--adapter", lora, "--merge-adapter")
+    assert sorted(os.listdir(tmp_path)) == before
+    (tmp_path / "grown-adapter").mkdir()
+    (tmp_path / "grown-adapter/thesis.txt").write_text("years")
+    with pytest.raises(GrowthError, match="not an empty folder"):
+        run("grow", base, target, "--width", 2, "--adapter", lora)
+    assert not target.exists()
+
+
+def test_a_plan_into_a_target_that_cannot_be_is_refused(base, tmp_path):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("years")
+    for target in (base, tmp_path / "file", tmp_path / "file/grown", tmp_path / ("x" * 300), tmp_path / "mine"):
+        with pytest.raises(BootstrapError, match=r"[Cc]hoose another"):
+            run("grow", base, target, "--width", 2, "--plan")
+    assert run("grow", base, tmp_path / "new/grown", "--width", 2, "--plan").exit_code == 0
+    assert not (tmp_path / "new").exists()
+
+
 def test_what_travels_is_refused_before_anything_is_grown(base, tmp_path):
     with pytest.raises(StoreError, match=r"optimizer\.pt"):
         run("grow", base, tmp_path / "grown", "--width", 2, "--optimizer", "grow")
@@ -147,8 +235,12 @@ def test_pickles_are_read_when_asked_for_and_remote_code_needs_a_commit(base, tm
     torch.save(weights, base / "pytorch_model.bin")
     plan = json.loads(run("grow", base, tmp_path / "grown", "--depth", 2, "--plan", "--allow-pickle", "--json").stdout)
     assert plan["forecast"]["fits"] is True
+    run("grow", base, tmp_path / "grown", "--depth", 2, "--allow-pickle")
+    with pytest.raises(GrowthError, match="--allow-pickle"):
+        run("verify", base, tmp_path / "grown")
+    assert run("verify", base, tmp_path / "grown", "--allow-pickle").exit_code == 0
     with pytest.raises(GrowthError, match="a folder has no revision"):
-        run("grow", base, tmp_path / "grown", "--depth", 2, "--trust-remote-code")
+        run("grow", base, tmp_path / "other", "--depth", 2, "--trust-remote-code")
 
 
 @pytest.mark.parametrize("command", ["grow", "verify"])

@@ -110,4 +110,5 @@ def _found(answer: dict[str, Any]) -> str:
 
 def _text(reason: str) -> str:
     """Plain text for a table: nothing that Markdown would read as markup."""
-    return reason[:330].replace("|", "/").replace("<", "(").replace(">", ")").replace("*", "x").replace("_", r"\_")
+    shown = reason if len(reason) <= 330 else reason[:329].rstrip() + "…"
+    return shown.replace("|", "/").replace("<", "(").replace(">", ")").replace("*", "x").replace("_", r"\_")

@@ -70,7 +70,6 @@ def test_a_missing_or_broken_file_is_named(tmp_path):
         ({"num_hidden_layers": 4, "depth": 2}, "Give one of them"),
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
         ({"hidden_size": -1}, "hidden_size is -1"),
-        ({"hidden_size": 10**15}, "hidden_size is 1000000000000000"),
         ({"num_attention_heads": 2.5}, "num_attention_heads is 2.5"),
         ({"depth_method": "stak"}, "Did you mean 'stack'"),
         ({"width_method": "splt"}, "Did you mean 'split'"),
@@ -145,6 +144,13 @@ def test_depth_can_be_said_as_a_number_of_layers():
     assert GrowthConfig(num_hidden_layers=7, depth_method="interpose").layers(5) == (0, 0, 1, 2, 2, 3, 4)
 
 
+@pytest.mark.parametrize("method", LAYER_MAPS)
+def test_no_method_drops_layers_unless_a_map_says_which(method):
+    with pytest.raises(GrowthError, match=r"from 5 to 3: growth takes nothing away.*layer_map"):
+        GrowthConfig(num_hidden_layers=3, depth_method=method).layers(5)
+    assert GrowthConfig(layer_map=(0, 2, 4), depth_method=method).layers(5) == (0, 2, 4)
+
+
 def test_each_size_can_be_said_by_itself():
     sizes = {"hidden": 48, "mlp": 40, "heads": 4, "kv_heads": 2}
     config = GrowthConfig(width=2, intermediate_size=200, num_key_value_heads=2)
@@ -157,10 +163,12 @@ def test_each_size_can_be_said_by_itself():
     ("fields", "message"),
     [
         ({"hidden_size": 100}, "Nearest are 96 and 144"),
-        ({"hidden_size": 10}, "growth takes nothing away"),
+        ({"hidden_size": 10}, "growth takes nothing away. Nearest is 48, and 96"),
+        ({"hidden_size": 10**15}, "largest is 49,152"),
         ({"hidden_size": 48 * 1025}, "largest is 49,152"),
         ({"intermediate_size": 10**9, "width_method": "zero_pad"}, "largest is 40,960"),
-        ({"num_attention_heads": 4, "num_key_value_heads": 8}, "multiple of 8"),
+        ({"num_attention_heads": 4, "num_key_value_heads": 8}, "num_attention_heads=8, or num_key_value_heads=4"),
+        ({"num_attention_heads": 16, "num_key_value_heads": 12}, "num_attention_heads=12, or num_key_value_heads=8"),
     ],
 )
 def test_a_size_that_cannot_be_gets_the_nearest_that_can(fields, message):

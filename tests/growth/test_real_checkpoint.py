@@ -54,6 +54,13 @@ def test_a_wider_story_teller_tells_the_same_story(source, stories, method, fact
     assert torch.equal(greedy(grown), greedy(source))
 
 
+def test_silent_layers_tell_the_same_story(source, stories):
+    grown = bootstrap_from_pretrained(source, GrowthConfig(depth=2, depth_method="identity"))
+    assert grown.config.num_hidden_layers == 2 * source.config.num_hidden_layers
+    assert loss(grown, stories) == pytest.approx(loss(source, stories), abs=1e-5)
+    assert torch.equal(greedy(grown), greedy(source))
+
+
 def test_any_size_tells_the_same_story_too(source, stories):
     sizes = {"hidden_size": 96, "num_attention_heads": 12, "num_key_value_heads": 6, "intermediate_size": 300}
     grown = bootstrap_from_pretrained(source, GrowthConfig(width_method="zero_pad", **sizes))

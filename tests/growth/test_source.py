@@ -2,12 +2,14 @@
 
 import json
 import os
+import time
 
 import pytest
 import torch
 
 from hf_bootstrap import GrowthConfig, grow_checkpoint
 from hf_bootstrap.errors import CorruptFileError, GrowthError, StoreError, UnsupportedModelError
+from hf_bootstrap.growth.bootstrap import bootstrap_from_pretrained
 from hf_bootstrap.growth.source import find_source
 
 from .models import tiny
@@ -49,6 +51,18 @@ def test_a_name_on_the_hub_is_fetched_and_grown_from_the_links_of_its_cache(hub,
     assert "*.bin" not in asked["allow_patterns"]
     assert (tmp_path / "grown/generation_config.json").read_bytes() == (folder / "generation_config.json").read_bytes()
     assert not (tmp_path / "grown/generation_config.json").is_symlink()
+
+
+def test_templates_in_a_folder_of_the_cache_travel(hub, tmp_path):
+    folder, _ = hub
+    (folder / "additional_chat_templates").mkdir()
+    (folder.parents[1] / "blobs/template").write_text("{{ tools }}")
+    os.symlink("../../../blobs/template", folder / "additional_chat_templates/tools.jinja")
+    os.symlink("/etc/hostname", folder / "additional_chat_templates/other.jinja")
+    report = grow_checkpoint("org/base", tmp_path / "grown", WIDER)
+    assert (tmp_path / "grown/additional_chat_templates/tools.jinja").read_text() == "{{ tools }}"
+    assert os.listdir(tmp_path / "grown/additional_chat_templates") == ["tools.jinja"]
+    assert "not carried over: additional_chat_templates" in report.notes
 
 
 def test_a_name_that_cannot_be_fetched_is_one_typed_error(tmp_path):
@@ -133,4 +147,20 @@ def test_quantised_weights_are_refused_with_the_reason(tmp_path):
     (tmp_path / "base/config.json").write_text(json.dumps(record))
     with pytest.raises(UnsupportedModelError, match=r"gptq.*original weights"):
         grow_checkpoint(tmp_path / "base", tmp_path / "grown", WIDER)
+    assert sorted(os.listdir(tmp_path)) == ["base"]
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gemma3_text", "gpt2"])
+def test_a_config_with_more_layers_than_tensors_is_refused_at_once(tmp_path, model_type):
+    tiny(model_type, dtype=torch.bfloat16).save_pretrained(tmp_path / "base")
+    record = json.loads((tmp_path / "base/config.json").read_text())
+    record["n_layer" if model_type == "gpt2" else "num_hidden_layers"] = 10**9
+    record.pop("layer_types", None)
+    (tmp_path / "base/config.json").write_text(json.dumps(record))
+    began = time.process_time()
+    with pytest.raises(GrowthError, match=r"1,000,000,000, and the checkpoint holds \d+ tensors"):
+        grow_checkpoint(tmp_path / "base", tmp_path / "grown", WIDER)
+    with pytest.raises(GrowthError, match="fewer than one for each layer"):
+        bootstrap_from_pretrained(tmp_path / "base", WIDER)
+    assert time.process_time() - began < 1
     assert sorted(os.listdir(tmp_path)) == ["base"]

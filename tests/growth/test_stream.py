@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, MixtralConfig, PreTrainedTokenizerFast
 
 from hf_bootstrap import grow_checkpoint
 from hf_bootstrap.errors import BootstrapError, GrowthError, StoreError
@@ -93,6 +95,34 @@ def test_what_travels_travels_unchanged_and_is_never_run(base, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["base", "grown"]
 
 
+def with_tokenizer(base):
+    """A tokenizer with two chat templates, a vocabulary in files of odd endings, and code in a package."""
+    words = Tokenizer(WordLevel({"<unk>": 0, "a": 1, "b": 2}, unk_token="<unk>"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>")
+    tokenizer.chat_template = {"default": "{{ messages }}", "tools": "{{ tools }}{{ messages }}"}
+    tokenizer.save_pretrained(base)
+    for name in ("bpe.codes", "vocab.bpe", "mine.tokenizer", "code/layers/attention.py", "original/params.json"):
+        (base / name).parent.mkdir(parents=True, exist_ok=True)
+        (base / name).write_text(f"raise SystemExit('{name} ran')")
+    return tokenizer
+
+
+def test_a_tokenizer_with_two_templates_and_code_in_folders_travel(base, tmp_path):
+    before = with_tokenizer(base)
+    os.symlink("/etc", base / "elsewhere")
+    os.symlink(base / "code/layers/attention.py", base / "code/linked.py")
+    report = grow_checkpoint(base, tmp_path / "grown", WIDER)
+    after = AutoTokenizer.from_pretrained(tmp_path / "grown")
+    assert after.chat_template == before.chat_template
+    assert len(after.chat_template) == 2
+    assert after("a b b").input_ids == before("a b b").input_ids
+    for name in ("bpe.codes", "vocab.bpe", "mine.tokenizer", "code/layers/attention.py"):
+        assert (tmp_path / "grown" / name).read_bytes() == (base / name).read_bytes()
+    assert not (tmp_path / "grown/original").exists()
+    assert not (tmp_path / "grown/code/linked.py").exists()
+    assert "not carried over: code, elsewhere, original" in report.notes
+
+
 def test_two_growths_are_equal_byte_by_byte_and_the_limit_changes_only_the_files(base, tmp_path):
     grow_checkpoint(base, tmp_path / "one", BOTH)
     grow_checkpoint(base, tmp_path / "two", BOTH)
@@ -106,6 +136,23 @@ def test_two_growths_are_equal_byte_by_byte_and_the_limit_changes_only_the_files
     assert torch.equal(*(logits(model, input_ids=random_ids()) for model in models))
     again = grow_checkpoint(tmp_path / "many", tmp_path / "twice", DEEPER, max_shard_size=10**5)  # shards in too
     assert again.n_params > report.n_params
+
+
+def test_bytes_depend_neither_on_threads_nor_on_the_hash_seed(base, tmp_path):
+    script = (
+        "import sys; from hf_bootstrap import GrowthConfig, grow_checkpoint\n"
+        "growth = GrowthConfig(width=2, depth=2, depth_method='identity')\n"
+        "print(*grow_checkpoint(sys.argv[1], sys.argv[2], growth).files.values())"
+    )
+    found = []
+    for threads in ("1", "2"):
+        environment = {**os.environ, "OMP_NUM_THREADS": threads, "PYTHONHASHSEED": threads}
+        arguments = [sys.executable, "-c", script, base, tmp_path / threads]
+        done = subprocess.run(arguments, check=True, capture_output=True, text=True, env=environment)
+        found.append(done.stdout)
+    assert found[0] == found[1] != ""
+    one, two = state(tmp_path / "1"), state(tmp_path / "2")
+    assert one == two
 
 
 def test_a_finished_growth_is_not_done_again(base, tmp_path):
@@ -144,8 +191,30 @@ def test_source_and_target_may_not_be_in_one_another(base, tmp_path):
     refused(base, base / "inside", match="in one another")
     os.symlink(base, tmp_path / "alias")
     refused(base, tmp_path / "alias", match="in one another")
-    with pytest.raises(StoreError, match="not a folder"):
-        grow_checkpoint(base, tmp_path / "no/such/parent", WIDER)
+
+
+def test_a_target_that_cannot_be_is_refused_before_any_work(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(stream, "prepare_growth", lambda *arguments, **options: pytest.fail("work was begun"))
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "elsewhere").mkdir()
+    os.symlink(tmp_path / "elsewhere", tmp_path / "link")
+    os.symlink(tmp_path / "nowhere", tmp_path / "broken")
+    refused(base, tmp_path / "file", error=GrowthError, match="not a folder")
+    refused(base, tmp_path / "link", error=GrowthError, match="a link to")
+    refused(base, tmp_path / "broken", error=GrowthError, match="a link to")
+    refused(base, tmp_path / ("x" * 300), error=StoreError, match="name too long")
+    for target in (tmp_path / "file/grown", tmp_path / "file/more/grown"):
+        with pytest.raises(StoreError, match="choose another"):
+            grow_checkpoint(base, target, WIDER)
+
+
+def test_folders_above_a_target_are_made_and_go_again_if_it_fails(base, tmp_path):
+    grow_checkpoint(base, tmp_path / "some/more/grown", WIDER)
+    assert os.listdir(tmp_path / "some/more") == ["grown"]
+    change_weights(base, lambda w: w["lm_head.weight"].view(-1)[-1:].fill_(torch.nan))
+    with pytest.raises(GrowthError, match="NaN"):
+        grow_checkpoint(base, tmp_path / "other/more/grown", WIDER)
+    assert sorted(os.listdir(tmp_path)) == ["base", "some"]
 
 
 def change_weights(base, change):
@@ -161,10 +230,11 @@ def change_weights(base, change):
         (lambda w: w.pop("model.norm.weight"), r"lacks tensors.*model\.norm"),
         (lambda w: w.update({"model.extra": torch.ones(2)}), r"does not know.*model\.extra"),
         (lambda w: w.update({"model.norm.weight": torch.ones(7)}), r"another shape.*model\.norm"),
+        (lambda w: w.update({"model.norm.weight": torch.ones(48, dtype=torch.bool)}), r"model\.norm.*stored as BOOL"),
         (lambda w: w["model.layers.1.mlp.up_proj.weight"].view(-1)[7:8].fill_(torch.nan), "up_proj.*NaN"),
         (lambda w: w["lm_head.weight"].view(-1)[-1:].fill_(-torch.inf), "lm_head.*infinity"),
     ],
-    ids=["missing", "unknown", "shape", "nan", "inf"],
+    ids=["missing", "unknown", "shape", "bool", "nan", "inf"],
 )
 def test_unsound_weights_are_refused(base, tmp_path, growth, change, match):
     change_weights(base, change)

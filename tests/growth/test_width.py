@@ -265,3 +265,19 @@ def test_what_cannot_be_widened_says_why(model_type, reason):
         setattr(config, config.attribute_map.get(name, name), value)
     with pytest.raises(UnsupportedModelError, match=reason):
         plan_growth(config, GrowthConfig(width=2))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "fields", "asked", "nearest"),
+    [
+        ("gpt2", {"hidden_size": 72}, "hidden_size from 48 to 72, num_attention_heads from 4 to 4",
+         "hidden_size=72 and num_attention_heads=6"),
+        ("helium", {"hidden_size": 96, "width_method": "split"}, "hidden_size from 48 to 96", "num_attention_heads=8"),
+    ],
+)  # fmt: skip
+def test_sizes_that_must_grow_together_are_named_with_the_nearest(model_type, fields, asked, nearest):
+    growth = GrowthConfig(**{"width_method": "zero_pad", **fields})
+    with pytest.raises(UnsupportedModelError, match=f"{asked}.*Nearest is .*{nearest}") as refusal:
+        plan_growth(tiny(model_type).config, growth)
+    assert "Fraction" not in str(refusal.value)
+    assert "{" not in str(refusal.value)

@@ -5,7 +5,8 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from hf_bootstrap.errors import TrainingError
-from hf_bootstrap.training.counting import TokenCounter, measure_size
+from hf_bootstrap.growth.counting import measure_size
+from hf_bootstrap.training.counting import TokenCounter
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -5,7 +5,7 @@ import torch
 
 from hf_bootstrap import GrowthConfig, bootstrap_from_pretrained
 from hf_bootstrap.errors import TrainingError
-from hf_bootstrap.training.counting import measure_size
+from hf_bootstrap.growth.counting import measure_size
 from hf_bootstrap.training.freezing import add_lora, train_only_new_layers
 
 
