@@ -8,7 +8,7 @@ import dataclasses
 import math
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +89,8 @@ class ScalingCallback(TrainerCallback):
         self.schedule = schedule
         self.eval_batch_size = eval_batch_size
         self._facts = {"base_tokens": base_tokens, "method": method, "base_run_id": base_run_id, **facts}
-        ratio = _RATIO_WITH_FORECAST if forecast else _RATIO
-        self._marks = geometric_marks(_FIRST_MARK, ratio) if marks == "geometric" else iter(sorted(map(int, marks)))
+        self._asked_marks = None if marks == "geometric" else sorted(map(int, marks))
+        self._marks: Iterator[int] = iter(())
         self._next_mark: int | None = None
         self._wants_forecast = forecast
         self._forecaster: Forecaster | None = None
@@ -127,6 +127,9 @@ class ScalingCallback(TrainerCallback):
         self._open_points_file(args)
         before = self._counts_in(state)
         self._counter.attach(model, before)
+        ratio = _RATIO_WITH_FORECAST if self._wants_forecast else _RATIO
+        # From the first one each time: a Trainer may train again, from an earlier step.
+        self._marks = geometric_marks(_FIRST_MARK, ratio) if self._asked_marks is None else iter(self._asked_marks)
         self._next_mark = next((mark for mark in self._marks if mark >= before[0]), None)
         self._clock, self._tokens_at_start, self._seconds = time.monotonic(), before[0], 0.0
         self._look_at, self._fastest = state.global_step + 1, 0.0

@@ -226,3 +226,28 @@ def test_the_step_that_a_trainer_adds_when_it_resumes_its_end_gives_no_point(mod
     again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-8"))
     assert again.state.global_step == 9, "transformers mended it: the guard can go"
     assert points(tmp_path) == straight
+
+
+class Interrupt(TrainerCallback):
+    """Ctrl-C after a step, once."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            self.step = None
+            raise KeyboardInterrupt
+
+
+def test_a_trainer_that_was_interrupted_and_trains_again_counts_each_token_once(model, study, tmp_path):
+    marks = [64, 128, 160, 192]
+    trainer(model, study, tmp_path / "straight", callback(study, marks=marks)).train()
+    run = trainer(model, study, tmp_path / "out", callback(study, marks=marks))
+    run.add_callback(Interrupt(5))
+    with pytest.raises(KeyboardInterrupt):
+        run.train()
+    run.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-4"))
+    straight, broken = points(tmp_path / "straight"), points(tmp_path / "out")
+    assert [(p.step, p.tokens) for p in broken] == [(p.step, p.tokens) for p in straight]
+    assert broken[-1].tokens == 256
