@@ -1,5 +1,6 @@
 """Tokens and parameters, counted exactly in each of the field's senses, and what a token costs."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import TrainingError
-from ..growth.plan import count_parameters
+from ..growth.plan import count_parameters, whole_shape
 from ..units import training_flops_per_token
 
 __all__ = ["FLOPS_FORMULA", "ModelSize", "TokenCounter", "measure_size"]
@@ -57,8 +58,9 @@ def measure_size(model: Any) -> ModelSize:
     of_head = set() if head is None else {id(p) for p in head.parameters()}
     inside = {name: p for name, p in model.named_parameters() if id(p) not in of_head}
     # An adapter of the head lies in the head's wrapper, and is left out with it.
-    non_embedding -= sum(p.numel() for name, p in inside.items() if ".lora_" in name)
-    vectors = sum(p.numel() for p in inside.values() if p.dim() < 2)
+    non_embedding -= sum(math.prod(whole_shape(p)) for name, p in inside.items() if ".lora_" in name)
+    shapes = [whole_shape(p) for p in inside.values()]
+    vectors = sum(math.prod(shape) for shape in shapes if len(shape) < 2)
     config = model.config.get_text_config()
     heads = getattr(config, "num_attention_heads", None)
     width = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else None)
@@ -67,7 +69,7 @@ def measure_size(model: Any) -> ModelSize:
         total=total,
         non_embedding=non_embedding,
         active=None if has_experts else total,
-        matmul=non_embedding - vectors + (0 if head is None else head.weight.numel()),
+        matmul=non_embedding - vectors + (0 if head is None else math.prod(whole_shape(head.weight))),
         layers=getattr(config, "num_hidden_layers", None),
         attention_width=heads * width if heads and width else None,
         is_whole=all(parameter.requires_grad for parameter in model.parameters()),
