@@ -3,13 +3,14 @@
 Works on the meta device, so a plan can count what does not exist yet.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from ..units import training_flops_per_token
-from .plan import count_parameters
+from .plan import count_parameters, whole_shape
 from .sizes import field_value
 
 __all__ = ["FLOPS_FORMULA", "ModelSize", "measure_size"]
@@ -62,15 +63,16 @@ def measure_size(model: Any) -> ModelSize:
     of_head = set() if head is None else {id(p) for p in head.parameters()}
     inside = {name: p for name, p in model.named_parameters() if id(p) not in of_head}
     # An adapter of the head lies in the head's wrapper, and is left out with it.
-    non_embedding -= sum(p.numel() for name, p in inside.items() if ".lora_" in name)
-    vectors = sum(p.numel() for p in inside.values() if p.dim() < 2)
+    non_embedding -= sum(math.prod(whole_shape(p)) for name, p in inside.items() if ".lora_" in name)
+    shapes = [whole_shape(p) for p in inside.values()]
+    vectors = sum(math.prod(shape) for shape in shapes if len(shape) < 2)
     config = model.config.get_text_config()
     layers, idle = field_value(config, "num_hidden_layers"), _idle(model, config)
     return ModelSize(
         total=total,
         non_embedding=non_embedding,
         active=None if idle is None else total - idle,
-        matmul=non_embedding - vectors - (idle or 0) + (0 if head is None else head.weight.numel()),
+        matmul=non_embedding - vectors - (idle or 0) + (0 if head is None else math.prod(whole_shape(head.weight))),
         layers=layers if isinstance(layers, int) else None,
         attention_width=_attention_width(config),
         is_whole=all(parameter.requires_grad for parameter in model.parameters()),
@@ -88,7 +90,7 @@ def _attention_width(config: Any) -> int | None:
 def _idle(model: nn.Module, config: Any) -> int | None:
     """Parameters of the routed experts that one token does not go through; None where that cannot be told."""
     experts = _first(config, _EXPERTS)
-    routed = sum(p.numel() for module in model.modules() for p in _routed(module, experts))
+    routed = sum(math.prod(whole_shape(p)) for module in model.modules() for p in _routed(module, experts))
     if not routed:
         named = any("experts" in name.split(".") for name, _ in model.named_parameters())
         return None if named or (isinstance(experts, int) and experts > 1) else 0
@@ -101,8 +103,9 @@ def _idle(model: nn.Module, config: Any) -> int | None:
 
 def _routed(module: nn.Module, experts: Any) -> list[nn.Parameter]:
     """The parameters of a module that holds a matrix of every routed expert, and perhaps a bias, in one tensor each."""
-    own = [p for p in module.parameters(recurse=False) if p.dim() > 1 and p.shape[0] == experts]
-    return own if any(p.dim() > 2 for p in own) and not isinstance(module, nn.Conv1d) else []
+    shapes = {p: whole_shape(p) for p in module.parameters(recurse=False)}
+    own = [p for p, shape in shapes.items() if len(shape) > 1 and shape[0] == experts]
+    return own if any(len(shapes[p]) > 2 for p in own) and not isinstance(module, nn.Conv1d) else []
 
 
 def _first(config: Any, names: tuple[str, ...]) -> Any:

@@ -7,6 +7,7 @@ checked name by name and shape by shape. Carrying it out is for `bootstrap`.
 import copy
 import dataclasses
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -30,7 +31,7 @@ from .recipe import Recipe
 from .sizes import dimension_field, field_value
 from .widening import checked_factors, widen
 
-__all__ = ["NEARLY", "GrowthPlan", "count_parameters", "describe_growth", "plan_growth"]
+__all__ = ["NEARLY", "GrowthPlan", "count_parameters", "describe_growth", "plan_growth", "whole_shape"]
 
 # The drift of logits, relative to the largest, allowed where a plan names deviations. (Epsilons that differ by 1e-5 of
 # a mean square of about one move a norm by 1e-5; a wrong map moves logits by more than 1e-2.)
@@ -193,8 +194,13 @@ def count_parameters(model: PreTrainedModel) -> tuple[int, int]:
     head = model.get_output_embeddings()
     tables = [m for m in model.modules() if isinstance(m, nn.Embedding) or m is head]
     outside = {id(p) for m in tables for p in m.parameters()}
-    sizes = {id(p): p.numel() for p in model.parameters()}
+    sizes = {id(p): math.prod(whole_shape(p)) for p in model.parameters()}
     return sum(sizes.values()), sum(size for key, size in sizes.items() if key not in outside)
+
+
+def whole_shape(parameter: Any) -> tuple[int, ...]:
+    """The shape of a parameter; under DeepSpeed ZeRO-3, which leaves none of it to see, that of the whole."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def describe_growth(growth: GrowthConfig) -> dict[str, Any]:

@@ -112,7 +112,9 @@ def advise_second_stage(
     peak, notes = _peak(n_params, base_tokens, tokens, batch_tokens, base_peak_lr)
     decayed = base_decayed is not False and base_tokens > 0
     if base_decayed is None and base_tokens:
-        notes.append("whether the base's rate had decayed is not known; it is taken for decayed.")
+        notes.append(
+            "whether the base's rate had decayed is not known: this advice takes it for decayed, the points keep null."
+        )
     rewarm = _rewarm(tokens, batch_tokens, decayed, optimizer_reset, adam_beta2)
     decay = _decay(base_tokens, tokens, decayed, int(rewarm.value))
     if base_tokens and decayed:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -19,7 +20,7 @@ class Attention:
 
 
 def choose_attention(
-    asked: str | None = None, *, dtype: torch.dtype | None = None, isolated: bool = False
+    asked: str | None = None, *, dtype: torch.dtype | None = None, isolated: bool = False, model: Any = None
 ) -> Attention:
     """Take what was asked for, else the newest FlashAttention package that this GPU can run, else PyTorch's own.
 
@@ -30,6 +31,7 @@ def choose_attention(
         asked: a value of transformers' `attn_implementation`.
         dtype: of the computation; FlashAttention knows no float32. None when not known, and then it is not asked.
         isolated: whether packed documents are kept apart by `position_ids`.
+        model: that is to run with it; what it cannot run with, or would compute something else with, is passed over.
 
     Returns:
         The choice; where a package was passed over, the reason says which and why.
@@ -39,14 +41,16 @@ def choose_attention(
     if asked is not None:
         return Attention(name=asked, reason="asked for")
     if not torch.cuda.is_available():
-        return Attention(name="sdpa", reason="no GPU here; transformers' default")
+        return _plain(model, "no GPU here; transformers' default")
     if dtype not in (None, torch.float16, torch.bfloat16):
-        return Attention(name="sdpa", reason=f"FlashAttention knows no {str(dtype).removeprefix('torch.')}")
+        return _plain(model, f"FlashAttention knows no {str(dtype).removeprefix('torch.')}")
     capability = torch.cuda.get_device_capability()
     passed = []
     for name, least, is_there in _packages():
         if not is_there():
             passed.append(f"{name} is not installed")
+        elif not getattr(model, "_supports_flash_attn", True):
+            passed.append(f"{type(model).__name__} does not run with {name}")
         elif capability < least:
             passed.append(
                 f"{name} needs compute capability {least[0]}.{least[1]}, this GPU has {'.'.join(map(str, capability))}"
@@ -57,6 +61,8 @@ def choose_attention(
             )
     if not isolated:
         passed.append("sdpa has PyTorch's own flash kernel for blocks without a mask")
+    elif wants := _beyond_varlen(model):
+        passed.append(f"PyTorch's kernel over documents has no {', '.join(wants)}, which {type(model).__name__} uses")
     elif capability >= (8, 0) and varlen.is_available():
         varlen.register()
         passed.append("PyTorch's own flash kernel over documents, for sdpa would need a mask and lose it")
@@ -64,7 +70,25 @@ def choose_attention(
     else:
         passed.append("sdpa with a mask for the documents, which is slower: PyTorch's kernel over documents needs "
                       "PyTorch 2.13 and compute capability 8.0")  # fmt: skip
-    return Attention(name="sdpa", reason="; ".join(passed))
+    return _plain(model, "; ".join(passed))
+
+
+def _plain(model: Any, reason: str) -> Attention:
+    """sdpa, or eager for a model that sdpa would compute otherwise; transformers' classes say so."""
+    if getattr(model, "_supports_sdpa", True):
+        return Attention(name="sdpa", reason=reason)
+    return Attention(name="eager", reason=f"{reason}; {type(model).__name__} does not run with sdpa")
+
+
+def _beyond_varlen(model: Any) -> list[str]:
+    """What a model's attention asks for that `varlen` refuses in the first forward pass."""
+    if model is None:
+        return []
+    config = model.config.get_text_config()
+    dropout = any(getattr(config, name, None) for name in ("attention_dropout", "attn_pdrop"))
+    sinks = any(name.endswith("sinks") for name, _ in model.named_parameters())
+    found = {"dropout": dropout, "soft cap": getattr(config, "attn_logit_softcapping", None), "sinks": sinks}
+    return [name for name, is_used in found.items() if is_used]
 
 
 def _packages() -> list[tuple[str, tuple[int, int], Callable[[], bool]]]:

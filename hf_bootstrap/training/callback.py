@@ -7,8 +7,8 @@ It counts trained tokens exactly, measures the loss on held-out text with `evalu
 import dataclasses
 import math
 import time
-import uuid
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,16 @@ from transformers.training_args import TrainingArguments
 
 from ..errors import RecordError, TrainingError, did_you_mean
 from ..growth.counting import ModelSize, measure_size
+from ..growth.learning_rate import factors_words
 from ..records import ScalingPoint
 from ..store import append_point, read_points
 from .checks import check_fit
 from .counting import TokenCounter
 from .evaluation import Evaluation, evaluate, from_first_process
-from .facts import check_same_run, data_facts, model_facts
-from .forecast import Forecaster
+from .facts import data_facts, model_facts
+from .forecast import Forecaster, has_stable_phase
 from .hardware import peak_flops
+from .request import settle_run
 from .schedule import Schedule, geometric_marks
 
 __all__ = ["ScalingCallback"]
@@ -88,10 +90,14 @@ class ScalingCallback(TrainerCallback):
         self.eval_datasets = dict(eval_datasets)
         self.points_file = Path(points_file) if points_file else None
         self.schedule = schedule
+        # What Trainer tells no callback, and TokenTrainer does.
+        self.resumed_from: Path | None = None
+        self.rate_factors: Mapping[str, float] = {}
+        self._latest: tuple[int, dict[str, Evaluation]] | None = None
         self.eval_batch_size = eval_batch_size
         self._facts = {"base_tokens": base_tokens, "method": method, "base_run_id": base_run_id, **facts}
-        ratio = _RATIO_WITH_FORECAST if forecast else _RATIO
-        self._marks = geometric_marks(_FIRST_MARK, ratio) if marks == "geometric" else iter(sorted(map(int, marks)))
+        self._asked_marks = None if marks == "geometric" else sorted(map(int, marks))
+        self._marks: Iterator[int] = iter(())
         self._next_mark: int | None = None
         self._wants_forecast = forecast
         self._forecaster: Forecaster | None = None
@@ -123,17 +129,24 @@ class ScalingCallback(TrainerCallback):
             check_fit(model, "training", train)
         for name, data in self.eval_datasets.items():
             check_fit(model, name, data)
-        self._size = measure_size(model)
-        self._gather_facts(args, model, train)
-        self._open_points_file(args)
         before = self._counts_in(state)
+        self.hold_to_request(args, state, model, train)
         self._counter.attach(model, before)
+        ratio = _RATIO_WITH_FORECAST if self._wants_forecast else _RATIO
+        # From the first one each time: a Trainer may train again, from an earlier step.
+        self._marks = geometric_marks(_FIRST_MARK, ratio) if self._asked_marks is None else iter(self._asked_marks)
         self._next_mark = next((mark for mark in self._marks if mark >= before[0]), None)
         self._clock, self._tokens_at_start, self._seconds = time.monotonic(), before[0], 0.0
-        self._look_at, self._fastest = state.global_step + 1, 0.0
+        self._look_at, self._fastest, self._latest = state.global_step + 1, 0.0, None
         if self._next_mark == before[0]:
             self._measure(args, state, model)
             self._note(state)
+
+    def hold_to_request(self, args: TrainingArguments, state: TrainerState, model: Any, train: Any) -> None:
+        """Refuse a run that is asked for otherwise than before, and open its points file."""
+        self._size = measure_size(model)
+        self._gather_facts(args, model, train)
+        self._open_points_file(args, state)
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -141,7 +154,8 @@ class ScalingCallback(TrainerCallback):
         """Note the learning rate this step uses; afterwards the scheduler has already moved on."""
         began = time.perf_counter()
         self._lr = float(kwargs["optimizer"].param_groups[0]["lr"])
-        self._peak = max(self._peak, self._lr)
+        # What the scheduler starts from: after a resume in the fall, the rate of the first step is not the peak.
+        self._peak = max(self._peak, self._lr, float(kwargs["optimizer"].param_groups[0].get("initial_lr", 0.0)))
         self._seconds += time.perf_counter() - began
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -156,6 +170,14 @@ class ScalingCallback(TrainerCallback):
         if is_due:
             self._measure(args, state, kwargs["model"])
             control.should_log = True  # the numbers go out with the log of this step
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Measure where Trainer evaluates after each pass over the text."""
+        if control.should_evaluate:
+            self._measure(args, state, kwargs["model"])
+            control.should_log = True
 
     def on_log(
         self,
@@ -227,9 +249,7 @@ class ScalingCallback(TrainerCallback):
         self._logged.add(state.global_step)
         started = time.monotonic()
         elapsed = started - self._clock
-        results = {
-            name: evaluate(model, data, batch_size=self.eval_batch_size) for name, data in self.eval_datasets.items()
-        }
+        results = self.results_at(state.global_step, model)
         evaluating = time.monotonic() - started
         self._clock += evaluating
         if not math.isfinite(next(iter(results.values())).sum):
@@ -237,14 +257,27 @@ class ScalingCallback(TrainerCallback):
                 f"the run diverged: the held-out loss at step {state.global_step:,} is not a number. Its peak learning "
                 f"rate is {args.learning_rate}; lower it. Points before this step are kept."
             )
-        point = self._point(state, counts, results, elapsed)
+        point = self._point(args, state, counts, results, elapsed)
         if state.is_world_process_zero:
             append_point(self._file(args), point)
         self._pending = self._log_entry(state, point, results, elapsed)
         self._seconds += time.perf_counter() - began - evaluating
 
+    def results_at(self, step: int, model: Any) -> dict[str, Evaluation]:
+        """Every set scored by the model as it is; what was scored at this step is not scored again."""
+        if self._latest is None or self._latest[0] != step:
+            size = self.eval_batch_size
+            found = {name: evaluate(model, data, batch_size=size) for name, data in self.eval_datasets.items()}
+            self._latest = (step, found)
+        return self._latest[1]
+
     def _point(
-        self, state: TrainerState, counts: tuple[int, int, int], results: Mapping[str, Evaluation], elapsed: float
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        counts: tuple[int, int, int],
+        results: Mapping[str, Evaluation],
+        elapsed: float,
     ) -> ScalingPoint:
         assert self._size is not None
         tokens, primary = counts[0], next(iter(results.values()))
@@ -255,7 +288,7 @@ class ScalingCallback(TrainerCallback):
         share = per_token * speed / peak / self._record["world_size"] if per_token and speed and peak else None
         batch = tokens // state.global_step if state.global_step and tokens % state.global_step == 0 else None
         measured = {
-            "phase": self._phase(state, tokens),
+            "phase": self._phase(args, state, tokens),
             "step": state.global_step,
             **dict(zip(_COUNTS, counts, strict=True)),
             "flops": per_token * tokens if per_token is not None else None,
@@ -297,6 +330,7 @@ class ScalingCallback(TrainerCallback):
             record["schedule"] = str(self.schedule)
             if record["base_tokens"] and "rewarm_tokens" not in given:
                 record["rewarm_tokens"] = self.schedule.warmup_tokens
+        record["schedule"] += factors_words(self.rate_factors)
         if hasattr(train, "point_facts"):
             # Every block trains as many tokens, so the batch is known before the first step.
             blocks = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
@@ -305,40 +339,51 @@ class ScalingCallback(TrainerCallback):
                 record.setdefault("replay_ratio", 0.0)
         self._record = record
 
-    def _phase(self, state: TrainerState, tokens: int) -> str:
+    def _phase(self, args: TrainingArguments, state: TrainerState, tokens: int) -> str:
         if self.schedule is not None:
             return self.schedule.phase(tokens)
         if state.global_step >= state.max_steps:
             return "end"
         if self._lr >= self._peak * (1 - 1e-9):
             return "stable" if state.global_step and self._peak else "warmup"
-        return "decay"
+        return "warmup" if state.global_step <= args.get_warmup_steps(state.max_steps) else "decay"
 
     def _file(self, args: TrainingArguments) -> Path:
         return self.points_file or Path(str(args.output_dir)) / "points.jsonl"
 
-    def _open_points_file(self, args: TrainingArguments) -> None:
+    def _open_points_file(self, args: TrainingArguments, state: TrainerState) -> None:
         """Go on with the run the file holds; its points are not measured again."""
         path = self._file(args)
         # One process reads: another might already find the first new point and wait for nobody.
         written = from_first_process(lambda: read_points(path).points if path.exists() else [])
-        new_id = from_first_process(lambda: f"{self._record['method']}-{uuid.uuid4().hex[:10]}")
-        mine = self._record.get("run_id") or (written[0].run_id if written else new_id)
-        check_same_run(path, written, mine, self._record)
-        self._record["run_id"] = mine
+        is_resumed = state.global_step > 0
+        self._record |= settle_run(
+            path, written, self._record, args, is_resumed=is_resumed, resumed_from=self.resumed_from
+        )
         self._logged = {point.step for point in written if point.step is not None}
-        if self._wants_forecast:
-            steps, batch = args.max_steps, self._record.get("batch_tokens")
-            end = self.schedule.tokens if self.schedule else steps * batch if steps > 0 and batch else None
-            if end is None:
-                raise TrainingError(
-                    "a forecast needs to know where the run ends. Give ScalingCallback a schedule, or batch_tokens "
-                    "together with max_steps."
-                )
-            self._forecaster = Forecaster(end, from_scratch=not self._record["base_tokens"])
-            for point in written:
-                if point.phase == "stable":
-                    self._forecaster.add(point.tokens, point.loss)
+        self._open_forecast(args, written)
+
+    def _open_forecast(self, args: TrainingArguments, written: Iterable[ScalingPoint]) -> None:
+        if not self._wants_forecast:
+            return
+        if not has_stable_phase(args, self.schedule):
+            warnings.warn(
+                f"a forecast is fitted to points at a constant rate, and with the schedule {self._record['schedule']} "
+                "there is none: it stays silent. Take lr_scheduler_type warmup_stable_decay or constant_with_warmup, "
+                "or give TokenTrainer and ScalingCallback a Schedule.",
+                stacklevel=2,
+            )
+        steps, batch = args.max_steps, self._record.get("batch_tokens")
+        end = self.schedule.tokens if self.schedule else steps * batch if steps > 0 and batch else None
+        if end is None:
+            raise TrainingError(
+                "a forecast needs to know where the run ends. Give ScalingCallback a schedule, or batch_tokens "
+                "together with max_steps."
+            )
+        self._forecaster = Forecaster(end, from_scratch=not self._record["base_tokens"])
+        for point in written:
+            if point.phase == "stable":
+                self._forecaster.add(point.tokens, point.loss)
 
     @staticmethod
     def _counts_in(state: TrainerState) -> tuple[int, int, int]:

@@ -4,6 +4,7 @@ A process that is killed while it saves leaves a folder that looks like a checkp
 fails. Here a checkpoint is a folder that holds `complete.json`, which is written last; `store.RunFolder` finds them.
 """
 
+import math
 import shutil
 from collections.abc import Collection
 from pathlib import Path
@@ -12,9 +13,10 @@ import torch
 from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
+from ..errors import TrainingError
 from ..store import COMPLETE, RunFolder, write_json
 
-__all__ = ["Checkpoints"]
+__all__ = ["Checkpoints", "resume_point", "save_interval"]
 
 
 class Checkpoints(TrainerCallback):
@@ -54,3 +56,45 @@ class Checkpoints(TrainerCallback):
             # Without its marker it is no checkpoint, so a kill in between leaves none half there.
             (path / COMPLETE).unlink(missing_ok=True)
             shutil.rmtree(path, ignore_errors=True)
+
+
+def save_interval(args: TrainingArguments, steps_per_pass: int) -> int:
+    """Steps between checkpoints by Trainer's flags, for `Checkpoints(every=)`; 0 where none are wanted.
+
+    Args:
+        args: with `max_steps` set.
+        steps_per_pass: optimizer steps of one pass over the text, for ``save_strategy epoch``.
+
+    Raises:
+        TrainingError: a strategy that keeps the best checkpoint.
+    """
+    strategy = str(getattr(args.save_strategy, "value", args.save_strategy))
+    if strategy == "best":
+        raise TrainingError(
+            "--save_strategy best is not heeded here: a point belongs to the newest weights, and a killed run goes on "
+            "from them. Use steps, epoch or no, and keep more with --save_total_limit."
+        )
+    if strategy == "epoch":
+        return steps_per_pass
+    every = math.ceil(args.save_steps * args.max_steps) if args.save_steps < 1 else int(args.save_steps)
+    return every if strategy == "steps" else 0
+
+
+def resume_point(folder: Path, asked: str | None) -> str | None:
+    """The checkpoint to go on from: the one asked for, else the newest complete one of the folder.
+
+    A checkpoint of another folder is where a branch begins: once the folder has one of its own, it goes on from that.
+
+    Raises:
+        TrainingError: there is no such checkpoint.
+    """
+    own = [str(path) for path in RunFolder(folder).checkpoints()[-1:]]
+    if asked is not None and not Path(asked).is_dir():
+        raise TrainingError(
+            f"--resume_from_checkpoint {asked} is no folder here. Give one such as out/checkpoint-500; without the "
+            "flag a run goes on from its own newest one."
+        )
+    is_branch = asked is not None and Path(asked).resolve().parent != folder.resolve()
+    if asked is None or (is_branch and own):
+        return own[0] if own else None
+    return asked

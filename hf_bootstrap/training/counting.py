@@ -35,6 +35,7 @@ class TokenCounter:
 
     def attach(self, model: nn.Module, before: Sequence[int]) -> None:
         """Start to count on `model`; `before` are the three counts of all processes up to now."""
+        self.detach()  # a run that was interrupted never came to its end, where the hook is removed
         self._start(before, next(model.parameters()).device)
         self._hook = model.register_forward_pre_hook(self._look, with_kwargs=True)
 

@@ -22,7 +22,17 @@ from ..sealing import canonical_json
 from ..store import write_atomic
 from .encoding import encode
 
-__all__ = ["EOS", "ISOLATED", "JOINED", "PackedBlocks", "TokenFile", "load_tokenizer", "pack", "train_tokenizer"]
+__all__ = [
+    "EOS",
+    "ISOLATED",
+    "JOINED",
+    "PackedBlocks",
+    "TokenFile",
+    "WholeSteps",
+    "load_tokenizer",
+    "pack",
+    "train_tokenizer",
+]
 
 EOS = "<|endoftext|>"
 JOINED = "joined by end-of-text, attention crosses documents"
@@ -252,6 +262,42 @@ class PackedBlocks(Dataset[dict[str, torch.Tensor]]):
         here = np.arange(len(tokens))
         begins = np.where(tokens == int(self._tokens[0]), here, 0)
         return here - np.maximum.accumulate(begins)
+
+
+class WholeSteps(Dataset[dict[str, torch.Tensor]]):
+    """The first blocks of a set, as many as make whole steps.
+
+    Where a text is read more than once, a Trainer would end each pass with a smaller step, and the run would train
+    fewer tokens than its schedule counts on.
+
+    Args:
+        blocks: `PackedBlocks`, or a `Replay` of them.
+        per_step: blocks of one optimizer step, all processes and accumulation.
+
+    Raises:
+        DataError: not one whole step.
+    """
+
+    def __init__(self, blocks: Any, per_step: int) -> None:
+        self._blocks = blocks
+        self._length = len(blocks) // per_step * per_step
+        if not self._length:
+            raise DataError(
+                f"the training text has {len(blocks):,} blocks of {blocks.sequence_length:,} tokens, and one step "
+                f"takes {per_step:,}. Give more text, or take shorter blocks or a smaller batch."
+            )
+        self.sequence_length: int = blocks.sequence_length
+        self.largest_id: int = blocks.largest_id
+        self.point_facts: dict[str, Any] = blocks.point_facts
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        if not 0 <= index < self._length:
+            raise IndexError(index)
+        item: dict[str, torch.Tensor] = self._blocks[index]
+        return item
 
 
 def _read(path: Path) -> tuple[TokenFile, np.ndarray[Any, np.dtype[Any]]]:

@@ -43,7 +43,10 @@ def read_documents(path: str | Path, column: str = "text") -> list[str]:
             raise DataError(f"{path} cannot be read: {error.__cause__ or error}. Is it whole, and UTF-8?") from error
         column = "text" if suffix == ".txt" else column
         if column not in table.column_names:
-            raise DataError(f"{path} has no column {column!r}. {did_you_mean(column, table.column_names)}")
+            raise DataError(
+                f"{path} has no column {column!r}. {did_you_mean(column, table.column_names)} Rename the one with "
+                "the text."
+            )
         rows: list[Any] = table[column][:]
     if wrong := [number for number, row in enumerate(rows, start=1) if not isinstance(row, str)]:
         raise DataError(f"{path} has no text in {len(wrong)} rows, the first is row {wrong[0]}. Remove or fill them.")
@@ -96,7 +99,9 @@ def read_hub_documents(
 
 def _texts(name: str, rows: list[dict[str, Any]], column: str) -> list[str]:
     if rows and column not in rows[0]:
-        raise DataError(f"{name} has no column {column!r}. {did_you_mean(column, rows[0])}")
+        raise DataError(
+            f"{name} has no column {column!r}. {did_you_mean(column, rows[0])} Rename the one with the text."
+        )
     texts = [row.get(column) for row in rows]
     if wrong := [number for number, text in enumerate(texts, start=1) if not isinstance(text, str)]:
         raise DataError(f"{name} has no text in {len(wrong)} rows, the first is row {wrong[0]}. Remove or fill them.")

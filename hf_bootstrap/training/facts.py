@@ -17,10 +17,10 @@ from ..errors import TrainingError
 from ..growth.counting import FLOPS_FORMULA, ModelSize
 from ..records import ScalingPoint
 
-__all__ = ["check_same_run", "data_facts", "model_facts", "versions"]
+__all__ = ["CONSTANT", "check_same_run", "check_unchanged", "data_facts", "model_facts", "versions"]
 
 # What may not change while one file of points grows: a law takes them for one run.
-_CONSTANT = (
+CONSTANT = (
     "base_tokens", "method", "seed", "n_params", "batch_tokens", "sequence_length", "packing", "replay_ratio",
     "peak_lr", "schedule", "dtype",
 )  # fmt: skip
@@ -89,15 +89,28 @@ def check_same_run(path: Path, written: Sequence[ScalingPoint], run_id: str, fac
             f"{path} holds points of {', '.join(others)}, not of {run_id}; one file is one run. Use another output_dir."
         )
     for point in written[-1:]:
-        before = {name: getattr(point, name) for name in _CONSTANT} | {
-            f"hash of {k}": v for k, v in point.hashes.items()
-        }
-        now = {name: facts.get(name) for name in _CONSTANT}
-        now |= {f"hash of {k}": v for k, v in facts.get("hashes", {}).items()}
-        for name, value in now.items():
-            old = before.get(name)
-            if value is not None and old is not None and value != old:
+        check_unchanged(path, point.to_dict(), facts)
+
+
+def check_unchanged(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run that is asked for otherwise; what is not known on either side is passed over.
+
+    Args:
+        path: the file or checkpoint that is gone on with.
+        before, now: fields of a point or of a request.
+
+    Raises:
+        TrainingError: naming what differs, and both values.
+    """
+    for name in ("run_id", *CONSTANT, "batch_rows", "autocast", "hashes"):
+        old, new = before.get(name), now.get(name)
+        if name == "hashes":
+            pairs = [(f"hash of {key}", (old or {}).get(key), value) for key, value in (new or {}).items()]
+        else:
+            pairs = [(name, old, new)]
+        for what, was, value in pairs:
+            if was is not None and value is not None and was != value:
                 raise TrainingError(
-                    f"{path} holds points of this run with {name} {old}, and it is {value} now; together they would be "
-                    "no run at all. Restore what was changed, or use another output_dir."
+                    f"{path} belongs to a run with {what} {was}, and it is {value} now; together they would be no run "
+                    "at all. Restore what was changed, or use another output_dir."
                 )

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +16,12 @@ import numpy.typing as npt
 from ..errors import LawError, TrainingError
 from ..laws.fitting import Fit, fit_form
 from ..laws.forms import find_form
+from .schedule import Schedule
 
-__all__ = ["Forecast", "Forecaster", "forecast_end"]
+if TYPE_CHECKING:
+    from transformers.training_args import TrainingArguments
+
+__all__ = ["Forecast", "Forecaster", "forecast_end", "has_stable_phase"]
 
 _FloatArray = npt.NDArray[np.float64]
 
@@ -154,6 +159,14 @@ def _worth_until(fit: Fit, c: float, worth: float, seen: float) -> int | None:
         return round(float(places[0]))
     last = int(enough[-1])
     return None if last == len(places) - 1 else round(float(places[last]))
+
+
+def has_stable_phase(args: "TrainingArguments", schedule: Schedule | None) -> bool:
+    """Whether the rate of a run stays at its peak for a while; only there a forecast can be fitted."""
+    if schedule is not None:
+        return schedule.warmup_tokens + schedule.decay_tokens < schedule.tokens
+    kind = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
+    return kind.startswith("constant") or kind in ("warmup_stable_decay", "reduce_lr_on_plateau", "greedy")
 
 
 class Forecaster:

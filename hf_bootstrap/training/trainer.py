@@ -15,6 +15,7 @@ from transformers import Trainer
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput
 
+from ..errors import TrainingError
 from .callback import ScalingCallback
 from .schedule import Schedule
 
@@ -43,9 +44,11 @@ class TokenTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        for callback in list(self.callback_handler.callbacks):
-            if isinstance(callback, ScalingCallback):
-                callback.lead(self)
+        callbacks = list(self.callback_handler.callbacks)
+        self._measures = [callback for callback in callbacks if isinstance(callback, ScalingCallback)]
+        for callback in self._measures:
+            callback.lead(self)
+            callback.rate_factors = rate_factors or {}
         self._schedule, self._batch_tokens = schedule, batch_tokens
         self._rate_factors, self._moments = rate_factors, moments
 
@@ -54,13 +57,40 @@ class TokenTrainer(Trainer):
 
         Trainer would train one step too many: it asks whether the run is over after a step, not before the first.
         """
+        source = Path(resume_from_checkpoint) if isinstance(resume_from_checkpoint, str) else None
+        for callback in self._measures:
+            callback.resumed_from = source
         if isinstance(resume_from_checkpoint, str) and self.args.max_steps > 0:
             state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / _STATE))
-            if state.global_step >= self.args.max_steps:
+            if state.global_step > self.args.max_steps:
+                raise TrainingError(
+                    f"{resume_from_checkpoint} stands at step {state.global_step:,}, and the run is to end at "
+                    f"{self.args.max_steps:,}. Train longer, or go on from an earlier one in another output_dir."
+                )
+            if state.global_step == self.args.max_steps:
+                for callback in self._measures:
+                    callback.hold_to_request(self.args, state, self.model, self.train_dataset)
                 self._load_from_checkpoint(resume_from_checkpoint)
                 self.state = state
                 return TrainOutput(state.global_step, math.nan, {})
         return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """The losses of `ScalingCallback`, measured at this step or now; Trainer's own would score the text again.
+
+        A data set of the caller's is scored as Trainer does it, and so is any where there is no such callback.
+        """
+        if eval_dataset is not None or not self._measures:
+            found: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+            return found
+        results = self._measures[0].results_at(self.state.global_step, self.model)
+        metrics = {f"{metric_key_prefix}_loss": next(iter(results.values())).loss}
+        metrics |= {f"{metric_key_prefix}_{name}_loss": result.loss for name, result in results.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Make Trainer's optimizer and apply the width rule to it."""

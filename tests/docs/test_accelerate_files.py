@@ -22,3 +22,14 @@ def test_the_slurm_script_parses():
     done = subprocess.run(["bash", "-n", str(script)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert len(FILES) == 4
+
+
+def test_the_slurm_script_says_what_a_base_needs():
+    script = (ROOT / "examples/accelerate/multi_node.slurm").read_text(encoding="utf-8")
+    for flag in ("--model_name_or_path", "--base_tokens", "--max_tokens", "--train_file", "--validation_file"):
+        assert flag in script
+
+
+def test_under_zero3_growth_finds_whole_tensors():
+    config = load_config_from_file(str(ROOT / "examples/accelerate/zero3.yaml")).deepspeed_config
+    assert (config["zero3_init_flag"], config["gradient_accumulation_steps"]) == (False, "auto")

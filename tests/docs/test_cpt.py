@@ -6,12 +6,14 @@ import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from hf_bootstrap.laws.points import Points
 from hf_bootstrap.store import read_points
 from hf_bootstrap.training.data import train_tokenizer
 
@@ -127,3 +129,75 @@ def test_a_push_takes_model_and_points_along_and_leaves_the_text_at_home(tmp_pat
         pushed = list(repo.head())
     assert {"points.jsonl", "model.safetensors", "tokenizer.json"} <= set(pushed)
     assert not [name for name in pushed if "text" in name or "train." in name or "held_out" in name]
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_with_the_same_command_to_the_points_of_one_that_was_not(tmp_path, text):
+    if not STORIES.exists():
+        pytest.skip(f"{STORIES} is not here; set HF_BOOTSTRAP_SHARED to the folder with the test checkpoint")
+    flags = ["--model_name_or_path", str(STORIES.resolve()), "--base_tokens", "6.5e9", "--max_tokens", "60k", *text]
+    flags += ["--save_steps", "10"]
+    straight = run(tmp_path, *flags)
+    (tmp_path / "out").rename(tmp_path / "straight")
+    command = [sys.executable, str(ROOT / "examples/cpt.py"), "--output_dir", "out", *flags]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=OFFLINE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as job:
+        deadline = time.monotonic() + 240
+        while not list(tmp_path.glob("out/checkpoint-*/complete.json")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert job.poll() is None, "still training when it is killed"
+        job.kill()
+    again = run(tmp_path, *flags)
+    assert [(p.tokens, p.loss, p.phase) for p in again] == [(p.tokens, p.loss, p.phase) for p in straight]
+
+
+@pytest.mark.slow
+def test_two_processes_leave_the_points_of_one(tmp_path, text):
+    if not STORIES.exists():
+        pytest.skip(f"{STORIES} is not here; set HF_BOOTSTRAP_SHARED to the folder with the test checkpoint")
+    flags = ["--model_name_or_path", str(STORIES.resolve()), "--base_tokens", "6.5e9", "--max_tokens", "20k", *text]
+    flags += ["--learning_rate", "5e-4"]
+    (one,) = run(tmp_path, *flags, "--per_device_train_batch_size", "4")
+    (tmp_path / "out").rename(tmp_path / "one")
+    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    (two,) = run(tmp_path, *flags, "--per_device_train_batch_size", "2", launcher=launcher)
+    assert (one.world_size, two.world_size) == (1, 2)
+    assert (two.tokens, two.batch_tokens, two.phase) == (one.tokens, one.batch_tokens, one.phase)
+    assert two.loss == pytest.approx(one.loss, rel=1e-5)
+
+
+def stories(folder):
+    """Text of the base's own domain, which is text that it writes: some to replay, some held out."""
+    tokenizer, model = AutoTokenizer.from_pretrained(STORIES), AutoModelForCausalLM.from_pretrained(STORIES)
+    torch.manual_seed(0)
+    first = torch.full((128, 1), tokenizer.bos_token_id)
+    written = model.generate(first, do_sample=True, max_new_tokens=127, min_new_tokens=127, pad_token_id=0)
+    texts = tokenizer.batch_decode(written, skip_special_tokens=True)
+    for name, part in (("replay", texts[:96]), ("stories", texts[96:])):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in part))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "corpus", ["wikitext-2/valid", "tinyshakespeare/input", "gsm8k/train", "eltec-de/eltec"], ids=lambda name: name[:5]
+)
+def test_text_of_any_kind_is_learnt_and_replay_keeps_what_was_known(tmp_path, corpus):
+    file = SHARED / f"data/corpora/{corpus}.txt.gz"
+    if not STORIES.exists() or not file.exists():
+        pytest.skip(f"{STORIES} or {file} is not here; set HF_BOOTSTRAP_SHARED to the folder with both")
+    words = gzip.decompress(file.read_bytes()).decode()
+    (tmp_path / "train.txt").write_text(words[:300_000])
+    (tmp_path / "held.txt").write_text(words[-20_000:])
+    stories(tmp_path)
+    flags = ["--model_name_or_path", str(STORIES.resolve()), "--base_tokens", "6.5e9", "--max_tokens", "80k"]
+    flags += ["--train_file", "train.txt", "--validation_file", "held.txt", "--base_validation_file", "stories.jsonl"]
+    (alone,) = run(tmp_path, *flags)
+    (tmp_path / "out").rename(tmp_path / "alone")
+    (mixed,) = run(tmp_path, *flags, "--replay_file", "replay.jsonl")
+    known = plain_loss(tmp_path / "stories.jsonl")
+    forgot = [p.eval["held_out_base"]["sum"] / p.eval["held_out_base"]["count"] for p in (alone, mixed)]
+    assert alone.loss < plain_loss(tmp_path / "held.txt") - 0.5
+    assert known < forgot[1] < forgot[0]
+    assert len(Points.read([alone, mixed])) == 2

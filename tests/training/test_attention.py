@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.attention import varlen as kernels
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from hf_bootstrap.errors import TrainingError
 from hf_bootstrap.training import attention, varlen
@@ -134,3 +134,36 @@ def test_what_the_kernel_cannot_do_is_refused(monkeypatch):
     ours, _ = two_models(monkeypatch, attention_dropout=0.1)
     with pytest.raises(TrainingError, match="no dropout"):
         ours.train()(input_ids=torch.arange(6)[None], use_cache=False)
+
+
+def tiny(kind, **changes):
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{"vocab_size": 50, **changes}))
+
+
+WIDE = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 8}
+WIDE |= {"num_key_value_heads": 1}
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "name", "reason"),
+    [
+        ("gpt2", {"n_embd": 16, "n_layer": 1, "n_head": 2}, "sdpa", "has no dropout, which GPT2LMHeadModel uses"),
+        ("gpt2", {"n_embd": 16, "n_layer": 1, "n_head": 2, "attn_pdrop": 0.0}, "torch_varlen", "PyTorch's own flash"),
+        ("gemma2", WIDE, "eager", "has no soft cap, which Gemma2ForCausalLM uses"),
+        ("gpt_oss", {**WIDE, "num_local_experts": 2}, "eager", "has no sinks, which GptOssForCausalLM uses"),
+    ],
+)
+def test_what_a_model_asks_of_its_attention_is_heeded(monkeypatch, kind, changes, name, reason):
+    machine(monkeypatch, (9, 0), set())
+    model = tiny(kind, **changes)
+    found = attention.choose_attention(isolated=True, model=model)
+    assert found.name == name
+    assert reason in found.reason
+    model.set_attn_implementation(found.name)
+    without_gpu = attention.choose_attention("eager", isolated=True, model=model)
+    assert without_gpu.name == "eager"
+
+
+def test_a_model_that_sdpa_would_compute_otherwise_is_eager_without_a_gpu_too():
+    assert attention.choose_attention(model=tiny("gemma2", **WIDE)).name == "eager"
+    assert attention.choose_attention(model=tiny("gpt2", n_embd=16, n_layer=1, n_head=2)).name == "sdpa"

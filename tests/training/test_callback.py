@@ -1,5 +1,6 @@
 """The callback works in a plain Trainer, and what it writes can be trusted."""
 
+import functools
 import re
 
 import pytest
@@ -9,7 +10,9 @@ from transformers.trainer_utils import IntervalStrategy
 from hf_bootstrap import ScalingCallback
 from hf_bootstrap.errors import DataError, RecordError, TrainingError
 from hf_bootstrap.store import read_points
+from hf_bootstrap.training import callback as module
 from hf_bootstrap.training.data import PackedBlocks
+from hf_bootstrap.training.forecast import Forecaster
 
 
 def trainer(model, study, output, callback, **changes):
@@ -246,3 +249,83 @@ def test_the_step_that_a_trainer_adds_when_it_resumes_its_end_gives_no_point(mod
     again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-8"))
     assert again.state.global_step == 9, "transformers mended it: the guard can go"
     assert points(tmp_path) == straight
+
+
+class Interrupt(TrainerCallback):
+    """Ctrl-C after a step, once."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            self.step = None
+            raise KeyboardInterrupt
+
+
+def test_a_trainer_that_was_interrupted_and_trains_again_counts_each_token_once(model, study, tmp_path):
+    marks = [64, 128, 160, 192]
+    trainer(model, study, tmp_path / "straight", callback(study, marks=marks)).train()
+    run = trainer(model, study, tmp_path / "out", callback(study, marks=marks))
+    run.add_callback(Interrupt(5))
+    with pytest.raises(KeyboardInterrupt):
+        run.train()
+    run.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-4"))
+    straight, broken = points(tmp_path / "straight"), points(tmp_path / "out")
+    assert [(p.step, p.tokens) for p in broken] == [(p.step, p.tokens) for p in straight]
+    assert broken[-1].tokens == 256
+
+
+def test_a_request_is_held_to_before_the_first_point(model, study, tmp_path):
+    run = trainer(model, study, tmp_path, callback(study, marks=[200]))
+    run.add_callback(Interrupt(5))
+    with pytest.raises(KeyboardInterrupt):
+        run.train()
+    assert not (tmp_path / "points.jsonl").exists()
+    for change, message in (
+        ({"per_device_train_batch_size": 1}, "batch_tokens 32, and it is 16"),
+        ({"bf16": True}, "autocast no, and it is bf16"),
+    ):
+        with pytest.raises(TrainingError, match=message):
+            trainer(model, study, tmp_path, callback(study), **change).train(
+                resume_from_checkpoint=str(tmp_path / "checkpoint-4")
+            )
+
+
+def test_the_phase_of_a_resumed_run_is_that_of_one_that_was_never_stopped(model, study, tmp_path):
+    def run(output):
+        return trainer(model, study, output, callback(study, marks=[32, 160, 192]), warmup_steps=2)
+
+    run(tmp_path / "straight").train()
+    broken = run(tmp_path / "out")
+    broken.add_callback(Interrupt(5))
+    with pytest.raises(KeyboardInterrupt):
+        broken.train()
+    (tmp_path / "out" / "points.jsonl").unlink()
+    run(tmp_path / "out").train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-4"))
+    phases = {p.step: p.phase for p in points(tmp_path / "straight")}
+    assert phases == {1: "warmup", 5: "decay", 6: "decay", 8: "end"}
+    assert {p.step: p.phase for p in points(tmp_path / "out")} == {5: "decay", 6: "decay", 8: "end"}
+
+
+def losing(study, **changes):
+    """Marks enough for a forecast, and the whole of the run's time for making it."""
+    return callback(study, marks=[32, 64, 96, 128, 160, 192, 256, 320, 384], forecast=True, **changes)
+
+
+def test_a_forecast_reaches_the_logs_of_any_trainer(model, study, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "Forecaster", functools.partial(Forecaster, share=1e9))
+    run = trainer(
+        model, study, tmp_path, losing(study), max_steps=16, lr_scheduler_type="constant", logging_steps=1,
+        learning_rate=3e-3, save_strategy="no",
+    )  # fmt: skip
+    run.train()
+    found = [entry for entry in run.state.log_history if "forecast_loss" in entry]
+    assert found, "nine points over a factor of twelve"
+    assert all(entry["forecast_low"] < entry["forecast_loss"] < entry["forecast_high"] for entry in found)
+
+
+def test_a_forecast_that_would_stay_silent_says_so_at_the_start(model, study, tmp_path):
+    run = trainer(model, study, tmp_path, losing(study), save_strategy="no")
+    with pytest.warns(UserWarning, match="with the schedule linear there is none: it stays silent"):
+        run.train()

@@ -45,3 +45,11 @@ def test_a_step_without_labels_cannot_be_counted(model):
         model(input_ids=torch.ones(1, 4, dtype=torch.long))
     counter.detach()
     model(input_ids=torch.ones(1, 4, dtype=torch.long))
+
+
+def test_weights_that_deepspeed_has_cut_count_whole(model):
+    whole = measure_size(model)
+    for parameter in model.parameters():
+        parameter.ds_shape, parameter.ds_numel = parameter.shape, parameter.numel()
+        parameter.data = torch.empty(0)
+    assert measure_size(model) == whole
