@@ -113,7 +113,7 @@ def advise_second_stage(
     decayed = base_decayed is not False and base_tokens > 0
     if base_decayed is None and base_tokens:
         notes.append(
-            "whether the base's rate had decayed is not known: this advice takes it for decayed, the points keep null."
+            "whether the base's rate had decayed is not known; it is taken for decayed here, and the points keep null."
         )
     rewarm = _rewarm(tokens, batch_tokens, decayed, optimizer_reset, adam_beta2)
     decay = _decay(base_tokens, tokens, decayed, int(rewarm.value))

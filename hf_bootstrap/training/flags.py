@@ -14,12 +14,12 @@ from ..units import parse_count
 
 __all__ = ["check_base", "read_flags", "settle_steps"]
 
-# What a run of exact points cannot heed: the value that asks for nothing, and the reason with the way out.
+# What a run of exact points cannot heed: the value that asks for nothing, the reason, and the way out.
 _UNHEEDED = {
-    "num_train_epochs": (0.0, "how long to train is said in trained tokens. Give --max_tokens"),
-    "load_best_model_at_end": (False, "the last point is that of the last weights. Leave it out"),
-    "auto_find_batch_size": (False, "the batch is part of every point. Set --per_device_train_batch_size"),
-    "ignore_data_skip": (False, "a resumed run would read the same text again. Leave it out"),
+    "num_train_epochs": (0.0, "how long to train is said in trained tokens", "Give --max_tokens"),
+    "load_best_model_at_end": (False, "the last point is that of the last weights", "Leave it out"),
+    "auto_find_batch_size": (False, "the batch is part of every point", "Set --per_device_train_batch_size"),
+    "ignore_data_skip": (False, "a resumed run would read the same text again", "Leave it out"),
 }
 
 
@@ -39,10 +39,11 @@ def read_flags(parser: HfArgumentParser, **defaults: Any) -> tuple[Any, ...]:
         words = list(_words(words[0], {field.name for kind in parser.dataclass_types for field in fields(kind)}))
     parser.set_defaults(**{"num_train_epochs": 0.0, **defaults})
     found: tuple[Any, ...] = parser.parse_args_into_dataclasses(args=words)
-    for name, (nothing, reason) in _UNHEEDED.items():
+    for name, (nothing, reason, way_out) in _UNHEEDED.items():
         for arguments in found:
             if getattr(arguments, name, nothing) != nothing:
-                raise TrainingError(f"--{name} {getattr(arguments, name)} is not heeded here: {reason}.")
+                value = getattr(arguments, name)
+                raise TrainingError(f"--{name} {value} is not heeded here: {reason}. {way_out}.")
     return found
 
 
