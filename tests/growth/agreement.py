@@ -78,8 +78,8 @@ def take_a_step(grown: PreTrainedModel, source: PreTrainedModel, fresh: Collecti
         ids: the text.
 
     Returns:
-        How many fresh tensors got a gradient and moved: not those of an expert that no token reached, and none where the
-        source itself cannot be trained here.
+        How many fresh tensors got a gradient and moved: not those of an expert that no token reached, and none where
+        the source itself cannot be trained here.
 
     Raises:
         NotCertified: a gradient is not finite, or a fresh tensor got one and stayed.
