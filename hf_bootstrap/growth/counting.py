@@ -98,7 +98,7 @@ def _idle(model: nn.Module, config: Any) -> int | None:
     # Experts that compute nothing (longcat_flash) make the share a matter of the text.
     if not isinstance(taken, int) or not 0 < taken <= experts or field_value(config, "zero_expert_num"):
         return None
-    return routed - routed * taken // experts
+    return int(routed - routed * taken // experts)
 
 
 def _routed(module: nn.Module, experts: Any) -> list[nn.Parameter]:

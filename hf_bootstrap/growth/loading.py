@@ -75,7 +75,7 @@ def _check_folder(folder: Path, *, trust: bool, allow_pickle: bool) -> bool:
 
 def _load(name: str, place: str, options: dict[str, Any]) -> tuple[PreTrainedModel, dict[str, Any]]:
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(place, **options)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(place, **options)
     except OSError as error:
         raise GrowthError(
             f"{name!r} cannot be opened: {without_secrets(str(error))} Check the name, or `hf download` it first; "
@@ -91,7 +91,7 @@ def _load(name: str, place: str, options: dict[str, Any]) -> tuple[PreTrainedMod
             f"{name!r} cannot be loaded ({type(error).__name__}: {without_secrets(str(error))}). Is the checkpoint "
             "complete and sound? Fetch it again."
         ) from showable(error)
-    return model, info
+    return loaded[0], loaded[1]
 
 
 def _check_loading(name: str, info: dict[str, Any]) -> None:

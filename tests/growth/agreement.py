@@ -3,18 +3,20 @@
 What should agree with what is for `coverage`.
 """
 
+import copy
 import tempfile
+from collections.abc import Collection
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hf_bootstrap.growth.architecture import named_tensors
 
 from .float64 import all_in_float64
 
-__all__ = ["STRICT", "UPCASTING", "NotCertified", "compare", "drift", "probe_ids", "runs"]
+__all__ = ["STRICT", "UPCASTING", "NotCertified", "compare", "drift", "probe_ids", "runs", "take_a_step"]
 
 # Relative to the largest logit. Where everything is computed in float64 a grown model is the source or it is not.
 # Modules that compute in float32 whatever the dtype explain the second, unless they are run again and again.
@@ -65,6 +67,46 @@ def runs(model: PreTrainedModel, ids: Tensor, **inputs: Any) -> Tensor:
     if not torch.isfinite(logits).all() and not inputs:
         raise NotCertified("logits are not finite")
     return logits
+
+
+def take_a_step(grown: PreTrainedModel, source: PreTrainedModel, fresh: Collection[str], ids: Tensor) -> int:
+    """One AdamW step on a copy of a grown model.
+
+    Args:
+        grown, source: they stay as they are.
+        fresh: names of the grown model's tensors that the growth made anew.
+        ids: the text.
+
+    Returns:
+        How many fresh tensors got a gradient and moved: not those of an expert that no token reached, and none where
+        the source itself cannot be trained here.
+
+    Raises:
+        NotCertified: a gradient is not finite, or a fresh tensor got one and stayed.
+    """
+    model = copy.deepcopy(grown)
+    if (wrong := _backward(model, ids)) is not None:
+        if _backward(copy.deepcopy(source), ids) is not None:
+            return 0
+        raise NotCertified(wrong)
+    before = {name: tensor.detach().clone() for name, tensor in model.named_parameters() if name in fresh}
+    torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0).step()
+    reached = [n for n, t in model.named_parameters() if n in fresh and t.grad is not None and t.grad.any()]
+    moved = [name for name in reached if not torch.equal(model.get_parameter(name), before[name])]
+    if len(moved) < len(reached) or (fresh and not moved):
+        raise NotCertified(f"of {len(fresh)} new tensors {len(reached)} get a gradient, and a step moves {len(moved)}")
+    return len(moved)
+
+
+def _backward(model: PreTrainedModel, ids: Tensor) -> str | None:
+    """Leave gradients in a model; what is wrong with them, or None."""
+    try:
+        logits = model(input_ids=ids, use_cache=False).logits
+        nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).double(), ids[:, 1:].flatten()).backward()
+    except Exception as error:  # noqa: BLE001  (an architecture whose backward pass fails in its own way)
+        return f"the backward pass fails: {error}"
+    odd = [n for n, t in model.named_parameters() if t.grad is not None and not torch.isfinite(t.grad).all()]
+    return f"the gradient of {odd[0]} is not finite" if odd else None
 
 
 def drift(ours: Tensor, theirs: Tensor) -> float:

@@ -33,7 +33,7 @@ from hf_bootstrap.growth.config import GrowthConfig
 from hf_bootstrap.growth.depth import Layers, find_layers
 from hf_bootstrap.growth.plan import NEARLY, GrowthPlan, plan_growth
 
-from .agreement import STRICT, NotCertified, compare, probe_ids, runs
+from .agreement import STRICT, NotCertified, compare, probe_ids, runs, take_a_step
 from .float64 import all_in_float64
 from .zoo import LAYERS, MODEL_TYPES, tiny_model
 
@@ -127,12 +127,21 @@ def _depth(source: PreTrainedModel, ids: Tensor, growth: GrowthConfig, *, reload
     reference = source if growth.keeps_function else assembled_by_hand(source, plan, layers)
     if not growth.keeps_function:
         _check_equal_layers(source, grown, plan, layers)
-    return compare(grown, reference, ids, reload=reload)
+    found = compare(grown, reference, ids, reload=reload)
+    return {**found, "moved": take_a_step(grown, source, _fresh(plan), ids)} if reload else found
+
+
+def _fresh(plan: GrowthPlan) -> set[str]:
+    """Tensors that the growth made: larger than their source, or another copy of one that was used before."""
+    first: dict[str, str] = {}
+    for recipe in plan.recipes:
+        first.setdefault(recipe.source, recipe.target)
+    return {r.target for r in plan.recipes if not r.is_copy or first[r.source] != r.target}
 
 
 def _width(source: PreTrainedModel, ids: Tensor, growth: GrowthConfig, cases: Sequence[Factors]) -> dict[str, Any]:
     """The worst of the cases that are not refused; copies must manage all sizes x2, new units any one case."""
-    errors, plain, reason = [], 0.0, None
+    errors, plain, moved, reason = [], 0.0, 0, None
     for factors in cases:
         try:
             plan = plan_growth(source.config, growth, model_class=type(source), factors=factors)
@@ -143,14 +152,16 @@ def _width(source: PreTrainedModel, ids: Tensor, growth: GrowthConfig, cases: Se
             continue
         try:
             reload, allowed = not errors, NEARLY if plan.deviations else STRICT
-            found = compare(grow_model(source, plan).eval(), source, ids, reload=reload, allowed=allowed)
+            grown = grow_model(source, plan).eval()
+            found = compare(grown, source, ids, reload=reload, allowed=allowed)
+            moved = take_a_step(grown, source, _fresh(plan), ids) if reload else moved
         except NotCertified as error:
             raise NotCertified(f"{error} at { ({name: str(factor) for name, factor in factors.items()}) }") from None
         errors.append(found["error"])
         plain = max(plain, found["as_it_runs"])
     if reason is not None and not errors:
         raise reason
-    return {"error": max(errors), "as_it_runs": plain, "cases": len(errors)}
+    return {"error": max(errors), "as_it_runs": plain, "cases": len(errors), "moved": moved}
 
 
 def _disk(

@@ -32,6 +32,9 @@ outside the growth code.
   compute in float32 whatever the dtype; the error is with those held in float64. Where they are felt by more than
   2e-6 as the model runs, that figure stands beside it. Runs that the architecture itself does not support (no
   cache, NaN under padding in float64) are left out. Images and sound are not tried.
+- For the first certified case of depth, of width and of zero_pad, one step of AdamW on the grown model: gradients are
+  finite, and every new tensor that gets one moves (experts that no token reached get none). Types whose own backward
+  pass fails here are left out.
 - **Disk** is certified when `grow_checkpoint` (depth by the first certified method, width x2 and zero_pad x2 where they
   are certified) writes the names and the bits that `save_pretrained` writes of the model grown in memory, and
   `from_pretrained` loads them without a missing or unexpected key.
