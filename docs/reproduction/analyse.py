@@ -139,10 +139,11 @@ def parts_of_controls(points: Points, studies: Mapping[str, Points]) -> Iterable
     shuffled = [*one_seed, *studies.get("reproduction-shuffled", ())]
     for control, beside in (("stack-shuffled", "stack"), ("expand-clone", "expand-split")):
         others = [m for m in (beside, "continue-same") if ends(points, m)]
-        yield section(
-            f"Control: {control}, seed 1",
-            lambda c=control, o=others: table(["base, D1", "D2", c, *o], control_rows(shuffled, [c], o)),  # type: ignore[misc]
-        )
+        if ends(shuffled, control):
+            yield section(
+                f"Control: {control}, seed 1",
+                lambda c=control, o=others: table(["base, D1", "D2", c, *o], control_rows(shuffled, [c], o)),  # type: ignore[misc]
+            )
     yield section(
         "What replay does",
         lambda: table(
@@ -150,7 +151,7 @@ def parts_of_controls(points: Points, studies: Mapping[str, Points]) -> Iterable
             replay_rows(points, "continue-german", "continue-german-replay", "fiction"),
         ),
     )
-    for m in ("continue", "continue-same", "stack", "widen-pad"):
+    for m in (m for m in methods_of(points) if ends(studies[MAIN], f"{m}-rates")):
         yield section(
             f"Was the rate fair? {m}",
             lambda m=m: table(  # type: ignore[misc]
@@ -159,7 +160,7 @@ def parts_of_controls(points: Points, studies: Mapping[str, Points]) -> Iterable
         )
     sizes = [p for name in (MAIN, f"{MAIN}-30k", f"{MAIN}-400k") for p in studies.get(name, ())]
     head = ["N", "points", "alpha3", "alpha2 at D1 = 1M", "beta", "E", "mean error"]
-    yield section("Continued training at three sizes", lambda: table(head, size_rows(sizes, "continue")))
+    yield section("Continued training at each size", lambda: table(head, size_rows(sizes, "continue")))
 
 
 def page(name: str, studies: Mapping[str, Points]) -> str:

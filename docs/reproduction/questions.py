@@ -254,7 +254,8 @@ def size_rows(points: Sequence[ScalingPoint], method: str) -> list[list[str]]:
 def _law_cells(law: ScalingLaw) -> list[str]:
     """Parameters of a law in words, and how far it misses its points."""
     params, points = law.params_, law.points_
-    told = law.predict(base_tokens=points.base_tokens, tokens=points.tokens, n_params=points.n_params).value
+    size = {"n_params": points.n_params} if "beta" in params else {}
+    told = law.predict(base_tokens=points.base_tokens, tokens=points.tokens, **size).value
     return [
         f"{params['alpha3']:+.4f} {interval(law.interval('alpha3'))}",
         f"{params['alpha2'] - params['alpha3'] * np.log(1e6):.3f}",
