@@ -134,7 +134,7 @@ def design_experiment(model: str, base: BaseTokens | None, candidates: Sequence[
 def _training(candidate: Candidate, shortest: int) -> dict[str, Any]:
     """Steps small enough that the shortest mark has some hundred of them, and warm-ups a tenth of those."""
     config = candidate.config or {}
-    most = min(2048, config.get("max_position_embeddings") or 2048)
+    most = min(2048, (config.get("max_position_embeddings") or 4096) - 1)  # a block holds one token more
     block = max(1, min(most, shortest // _STEPS))
     batch = max(1, min(512, shortest // (_STEPS * block)))
     steps = max(1, shortest // (block * batch))
