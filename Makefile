@@ -52,7 +52,7 @@ test: .venv/installed-for-tests
 	$(PYTEST) tests --ignore=tests/docs -m "not slow"
 
 test-docs: .venv/installed-for-tests
-	$(PYTEST) tests/docs
+	$(PYTEST) tests/docs -m "not slow"
 
 test-all: .venv/installed-for-tests test-hub1
 	$(PYTEST) tests
