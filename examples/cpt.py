@@ -8,7 +8,7 @@ points.jsonl go to OUTPUT_DIR; started again it goes on. Without a rate or a war
 model, a tiny Llama and Python code found here, offline.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from hf_bootstrap.growth.learning_rate import factors_words, recorded_factors
 from hf_bootstrap.growth.plan import plan_growth
 from hf_bootstrap.study.text import python_code, split_documents
 from hf_bootstrap.training import advice, attention, checkpoints, data, flags, freezing, prepare
+from hf_bootstrap.training.flags import option
 from hf_bootstrap.training.isolation import check_isolation
 from hf_bootstrap.training.launcher import follow_launcher
 from hf_bootstrap.training.replay import Replay
@@ -36,10 +37,6 @@ from hf_bootstrap.training.schedule import Schedule
 from hf_bootstrap.training.texts import Texts
 from hf_bootstrap.training.trainer import TokenTrainer
 from hf_bootstrap.training.vocabulary import change_vocabulary
-
-
-def option(text: str, default: Any = None) -> Any:
-    return field(default=default, metadata={"help": text})
 
 
 @dataclass
@@ -68,7 +65,6 @@ def main() -> None:
         HfArgumentParser((Arguments, Texts, TrainingArguments)),
         output_dir="cpt-out", report_to="none", learning_rate=0.0, adam_beta2=0.95, weight_decay=0.1, logging_steps=20,
         per_device_train_batch_size=4, train_sampling_strategy="sequential", lr_scheduler_type="warmup_stable_decay",
-        dataloader_drop_last=True,
     )  # fmt: skip
     named = given.model_name_or_path
     of_base = {name: getattr(given, name) for name in ("tokenizer_name", "base_decayed", "base_peak_lr")}

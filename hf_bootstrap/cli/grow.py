@@ -72,12 +72,12 @@ def grow(
     config = _config({name: value for name, value in asked.items() if value is not None}, recipe)
     options = dict[str, Any](revision=revision, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
     with loading_for_good():
-        _check(source, target, config, (adapter, merge_adapter), optimizer)
+        grown_adapter = _check(source, target, config, (adapter, merge_adapter), optimizer)
     if plan:
         _show_plan(source, target, config, max_shard_size, options, as_json)
         return
     options |= {"max_shard_size": max_shard_size, "overwrite": overwrite}
-    _grow(source, target, config, options, (adapter, merge_adapter), optimizer, as_json)
+    _grow(source, target, config, options, adapter if merge_adapter else None, grown_adapter, optimizer, as_json)
 
 
 def _grow(
@@ -85,22 +85,30 @@ def _grow(
     target: Path,
     config: Any,
     options: dict[str, Any],
-    adapter: tuple[Path | None, bool],
+    to_merge: Path | None,
+    adapter: Any,
     optimizer: str,
     as_json: bool,
 ) -> None:
-    """Grow the model and what travels with it, and say what was done; `adapter`: its folder, whether to merge it."""
+    """Grow the model and what travels with it, and say what was done.
+
+    Args:
+        to_merge: folder of an adapter that goes into the base first; adapter: a `GrownAdapter` to write beside it.
+    """
     with loading_for_good():
         from ..growth.stream import grow_checkpoint
     from ..units import format_bytes
 
-    folder, merge = adapter
     with (
-        _merged(source, target, config, folder, options) if folder and merge else nullcontext(source) as base,
+        _merged(source, target, config, to_merge, options) if to_merge else nullcontext(source) as base,
         progress_bar(format_bytes) as show,
     ):
         report = grow_checkpoint(base, target, config, on_progress=show, **options)
-    more = _companions(source, target, config, None if merge else folder, optimizer)
+    more = {} if adapter is None else {"adapter": adapter.write()}
+    if optimizer != "reset":
+        from ..growth.optimizer_state import grow_optimizer_state
+
+        more["optimizer"] = grow_optimizer_state(source, target, config, how=optimizer)  # type: ignore[arg-type]
     if as_json:
         typer.echo(json.dumps({**report.to_dict(), **{name: part.to_dict() for name, part in more.items()}}, indent=2))
     else:
@@ -130,26 +138,26 @@ def _layers(text: str) -> tuple[int, ...]:
         raise GrowthError(f"--layer-map is {text!r}; write the old layer of every new one, as in 0,0,1,1.") from error
 
 
-def _check(source: Path, target: Path, config: Any, adapter: tuple[Path | None, bool], optimizer: str) -> None:
-    """Refuse what cannot be before anything is written, and not after hours of growth."""
+def _check(source: Path, target: Path, config: Any, adapter: tuple[Path | None, bool], optimizer: str) -> Any:
+    """Refuse what cannot be before anything is written; the `GrownAdapter` to write afterwards, if there is one."""
     from ..errors import GrowthError
-    from ..growth.adapters import open_adapter, prepare_adapter
+    from ..growth.adapters import prepare_adapter
+    from ..growth.lora import open_adapter
     from ..growth.staging import check_place, check_target
 
     folder, merge = adapter
     here, there = Path(os.path.abspath(source)), Path(os.path.abspath(target))
     check_target(here, there)
     _check_optimizer(source, optimizer)
+    if folder is None and merge:
+        raise GrowthError("--merge-adapter says what to do with --adapter, which is not given. Give both or none.")
     if folder is None:
-        if merge:
-            raise GrowthError("--merge-adapter says what to do with --adapter, which is not given. Give both or none.")
-    elif merge:
-        check_place(here, _beside(there, "merged"))
+        return None
+    check_place(here, beside := _beside(there, "merged" if merge else "adapter"))
+    if merge:
         open_adapter(folder)
-    else:
-        grown = _beside(there, "adapter")
-        check_place(here, grown)
-        prepare_adapter(folder, grown, config, base=source, grown_base=str(target))
+        return None
+    return prepare_adapter(folder, beside, config, base=source, grown_base=str(target))
 
 
 def _beside(target: Path, what: str) -> Path:
@@ -184,20 +192,6 @@ def _check_optimizer(source: Path, how: str) -> None:
         raise GrowthError(f"--optimizer is {how!r}; it can be reset, grow or asymmetric.")
     if how != "reset" and not (source / OPTIMIZER_FILE).is_file():
         raise StoreError(f"There is no {source / OPTIMIZER_FILE}, so no state to grow. Leave --optimizer out.")
-
-
-def _companions(source: Path, target: Path, config: Any, adapter: Path | None, optimizer: str) -> dict[str, Any]:
-    """What travels with the weights: reports by name."""
-    from ..growth.adapters import grow_adapter
-    from ..growth.optimizer_state import grow_optimizer_state
-
-    found: dict[str, Any] = {}
-    if adapter is not None:
-        grown = _beside(target, "adapter")
-        found["adapter"] = grow_adapter(adapter, grown, config, base=source, grown_base=str(target))
-    if optimizer != "reset":
-        found["optimizer"] = grow_optimizer_state(source, target, config, how=optimizer)  # type: ignore[arg-type]
-    return found
 
 
 def _show_plan(

@@ -20,71 +20,16 @@ from torch import Tensor
 from ..errors import GrowthError, StoreError, UnsupportedModelError
 from ..store import read_json, sync_folder, write_json
 from .anatomy import Segment
-from .checkpoint import read_header, real_file
+from .checkpoint import read_header
 from .config import GrowthConfig
+from .lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TABLE, LoraAdapter, open_adapter
 from .operators import width_method
 from .plan import GrowthPlan, plan_growth
 from .quantised import check_only_copies, read_quantisation
 from .recipe import Recipe
 from .source import open_config
 
-__all__ = [
-    "ADAPTER_CONFIG",
-    "ADAPTER_WEIGHTS",
-    "AdapterReport",
-    "GrownAdapter",
-    "LoraAdapter",
-    "grow_adapter",
-    "open_adapter",
-    "prepare_adapter",
-]
-
-ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-
-_NAME = re.compile(r"base_model\.model\.(?P<module>.+)\.(?P<leaf>lora_(embedding_)?[AB])(\.weight)?")
-_TABLE = re.compile(r"base_model\.model\.(?P<module>.+)\.base_layer\.weight")
-# What a LoRA config may ask for that this growth does not carry over, and why; each is off when it is empty.
-_REFUSED = {
-    "use_dora": "DoRA also holds the length of every row of the sum, which copies and shares change",
-    "use_qalora": "QA-LoRA pools its input in groups, which copies cut",
-    "use_bdlora": "its factors are block-diagonal, and blocks do not follow the axes of the base",
-    "lora_bias": "it holds biases of its own beside B",
-    "modules_to_save": "it holds whole copies of base modules, which would have to grow as the base does",
-    "target_parameters": "it adapts bare parameters such as fused experts, whose axes are not those of a matrix",
-    "layer_replication": "it repeats layers of the base by itself",
-    "trainable_token_indices": "it holds rows of the token table",
-    "megatron_config": "its layers are Megatron's",
-    "arrow_config": "it routes among adapters",
-}
-# Initialisations that leave the base as it is; others (PiSSA, OLoRA, LoftQ ...) subtract something from it first.
-_PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoraAdapter:
-    """An adapter as it lies in its folder.
-
-    Attributes:
-        settings: its adapter_config.json.
-        matrices: by module of the base, the two factors: "lora_A" (r, in) and "lora_B" (out, r), or "lora_embedding_A"
-            (r, rows) and "lora_embedding_B" (width, r).
-        tables: by name in the file, whole tables of the base, which PEFT stores beside adapters of them.
-    """
-
-    settings: Mapping[str, Any]
-    matrices: Mapping[str, Mapping[str, Tensor]]
-    tables: Mapping[str, Tensor]
-
-    def pattern(self, name: str, module: str) -> Any:
-        """The entry of `rank_pattern` or `alpha_pattern` for a module, as PEFT finds it; None if there is none."""
-        entries = self.settings.get(name) or {}
-        return next((v for k, v in entries.items() if re.match(rf"(.*\.)?({k})$", module)), None)
-
-    def scaling(self, module: str) -> float:
-        """The factor `s` of a module's adapter."""
-        alpha = self.pattern("alpha_pattern", module) or self.settings.get("lora_alpha", 8)
-        rank = next(iter(self.matrices[module].values())).shape[0]
-        return float(alpha) / (rank**0.5 if self.settings.get("use_rslora") else rank)
+__all__ = ["AdapterReport", "GrownAdapter", "grow_adapter", "prepare_adapter"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,11 +61,48 @@ class AdapterReport:
 
 @dataclass(frozen=True, kw_only=True)
 class GrownAdapter:
-    """A grown adapter that is not written yet: its `tensors` and `settings` by name, and the `report` of it."""
+    """A grown adapter, made and perhaps not written yet.
+
+    Attributes:
+        tensors, settings: of its two files.
+        report: what was done.
+    """
 
     tensors: Mapping[str, Tensor]
     settings: Mapping[str, Any]
     report: AdapterReport
+
+    def write(self) -> AdapterReport:
+        """Write it where it goes; an earlier call that wrote the same has done so.
+
+        Raises:
+            GrowthError: something else is there.
+            StoreError: it cannot be written.
+        """
+        if not self.is_there():
+            _write(Path(self.report.target), self.tensors, self.settings)
+        return self.report
+
+    def is_there(self) -> bool:
+        """Whether an earlier call has written it.
+
+        Raises:
+            GrowthError: something else is in its place.
+        """
+        from safetensors.torch import load_file
+
+        target = Path(self.report.target)
+        if not os.path.lexists(target) or (target.is_dir() and not any(target.iterdir())):
+            return False
+        if all((target / name).is_file() for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)):
+            read_header(target / ADAPTER_WEIGHTS)
+            found = load_file(target / ADAPTER_WEIGHTS)
+            same = set(found) == set(self.tensors) and all(torch.equal(found[n], self.tensors[n]) for n in found)
+            if same and read_json(target / ADAPTER_CONFIG) == json.loads(json.dumps(self.settings)):
+                return True
+        raise GrowthError(
+            f"{target} exists and is not an empty folder, nor this adapter grown before; choose another target."
+        )
 
 
 def grow_adapter(
@@ -131,24 +113,8 @@ def grow_adapter(
     base: str | os.PathLike[str],
     grown_base: str | None = None,
 ) -> AdapterReport:
-    """Grow a LoRA adapter as its base is grown.
-
-    Args:
-        source: the adapter's folder, as PEFT writes it; it is only read.
-        target: a folder that does not exist, is empty, or holds what an earlier call with the same arguments wrote.
-        config: the growth of the base; the same seed gives shares of the same kind.
-        base: the folder of the base before growth; only its config is read.
-        grown_base: what `base_model_name_or_path` becomes; default: it stays, and the report says so.
-
-    Raises:
-        UnsupportedModelError: another method than LoRA, or a kind of it that cannot be carried over, and why.
-        GrowthError: the adapter is not one of this base, or the target is not empty.
-        StoreError: a file is missing or cannot be written.
-    """
-    made = prepare_adapter(source, target, config, base=base, grown_base=grown_base)
-    if not os.path.lexists(made.report.target) or not any(Path(made.report.target).iterdir()):
-        _write(Path(made.report.target), made.tensors, made.settings)
-    return made.report
+    """Grow a LoRA adapter as its base is grown, and write it: `prepare_adapter` and `GrownAdapter.write`."""
+    return prepare_adapter(source, target, config, base=base, grown_base=grown_base).write()
 
 
 def prepare_adapter(
@@ -159,11 +125,20 @@ def prepare_adapter(
     base: str | os.PathLike[str],
     grown_base: str | None = None,
 ) -> GrownAdapter:
-    """Make a grown adapter and write nothing: what `grow_adapter` would refuse is refused before hours of growth.
+    """Make a grown adapter and write nothing, so that what cannot be is refused before hours of growth.
 
-    Args and raises: as `grow_adapter`.
+    Args:
+        source: the adapter's folder, as PEFT writes it; it is only read.
+        target: a folder that does not exist, is empty, or holds what an earlier call with the same arguments wrote.
+        config: the growth of the base; the same seed gives shares of the same kind.
+        base: the folder of the base before growth; only its config is read.
+        grown_base: what `base_model_name_or_path` becomes; default: it stays, and the report says so.
+
+    Raises:
+        UnsupportedModelError: another method than LoRA, or a kind of it that cannot be carried over, and why.
+        GrowthError: the adapter is not one of this base, or the target holds something else.
+        StoreError: a file is missing.
     """
-    target = Path(os.path.abspath(target))
     adapter = open_adapter(source)
     if (quantisation := read_quantisation(Path(base))) is not None:
         check_only_copies(Path(base), quantisation, config)
@@ -180,90 +155,16 @@ def prepare_adapter(
         notes.append("base_model_name_or_path still names the base before growth; load the adapter onto the grown one")
     else:
         settings["base_model_name_or_path"] = grown_base
-    _check_target(target, tensors, settings)
     report = AdapterReport(
-        target=str(target),
+        target=os.path.abspath(target),
         modules_source=len(adapter.matrices),
         modules=len(origins),
         keeps_function=config.keeps_function,
         notes=(*notes, *plan.deviations),
     )
-    return GrownAdapter(tensors=tensors, settings=settings, report=report)
-
-
-def _check_target(target: Path, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> None:
-    """The target is free, or holds this very adapter from an earlier call."""
-    from safetensors.torch import load_file
-
-    if not os.path.lexists(target) or (target.is_dir() and not any(target.iterdir())):
-        return
-    if all((target / name).is_file() for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)):
-        read_header(target / ADAPTER_WEIGHTS)
-        found = load_file(target / ADAPTER_WEIGHTS)
-        same = set(found) == set(tensors) and all(torch.equal(found[name], tensors[name]) for name in found)
-        if same and read_json(target / ADAPTER_CONFIG) == json.loads(json.dumps(settings)):
-            return
-    raise GrowthError(
-        f"{target} exists and is not an empty folder, nor this adapter grown before; choose another target."
-    )
-
-
-def open_adapter(folder: str | os.PathLike[str]) -> LoraAdapter:
-    """Read an adapter.
-
-    Raises:
-        UnsupportedModelError: another method than LoRA, or a kind of it this library does not carry over.
-        StoreError, CorruptFileError: a file is missing or damaged.
-    """
-    from safetensors.torch import load_file
-
-    folder = Path(folder)
-    settings = read_json(real_file(folder / ADAPTER_CONFIG))
-    _check_settings(folder, settings)
-    weights = real_file(folder / ADAPTER_WEIGHTS)
-    read_header(weights)
-    matrices: dict[str, dict[str, Tensor]] = {}
-    tables: dict[str, Tensor] = {}
-    for name, tensor in load_file(weights).items():
-        found = _NAME.fullmatch(name)
-        if _TABLE.fullmatch(name):
-            tables[name] = tensor
-            continue
-        if found is None or tensor.dim() != 2:
-            raise UnsupportedModelError(
-                f"{weights} holds {name} {list(tensor.shape)}, which is no factor of a matrix (lora_A, lora_B, "
-                "lora_embedding_A, lora_embedding_B). Merge it with PEFT (merge_and_unload) and grow the result."
-            )
-        if not torch.isfinite(tensor).all():
-            raise GrowthError(f"{name} of {weights} holds NaN or infinity. Use a sound adapter.")
-        matrices.setdefault(found["module"], {})[found["leaf"]] = tensor
-    for module, pair in matrices.items():
-        if sorted(pair) not in (["lora_A", "lora_B"], ["lora_embedding_A", "lora_embedding_B"]):
-            raise GrowthError(f"{weights} holds {', '.join(sorted(pair))} for {module}; a pair of factors is needed.")
-    return LoraAdapter(settings=settings, matrices=matrices, tables=tables)
-
-
-def _check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    kind = settings.get("peft_type")
-    if kind != "LORA":
-        raise UnsupportedModelError(
-            f"{folder} is an adapter of type {kind}; only LORA grows. Merge it with PEFT first."
-        )
-    for name, why in _REFUSED.items():
-        if settings.get(name):
-            raise UnsupportedModelError(
-                f"{folder} sets {name}={settings[name]!r}: {why}. Merge it with PEFT (merge_and_unload), and grow that."
-            )
-    if settings.get("bias", "none") != "none":
-        raise UnsupportedModelError(
-            f"{folder} sets bias={settings['bias']!r}: it holds biases of the base. Merge it first."
-        )
-    start = settings.get("init_lora_weights", True)
-    if start not in _PLAIN_STARTS:
-        raise UnsupportedModelError(
-            f"{folder} sets init_lora_weights={start!r}, which changes the base when it is loaded. Convert it to plain "
-            "LoRA with PEFT (path_initial_model_for_weight_conversion), or merge it first."
-        )
+    made = GrownAdapter(tensors=tensors, settings=settings, report=report)
+    made.is_there()  # refuses a target that holds something else
+    return made
 
 
 def _grown_tensors(adapter: LoraAdapter, plan: GrowthPlan) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:
@@ -296,7 +197,7 @@ def _grown_tensors(adapter: LoraAdapter, plan: GrowthPlan) -> tuple[dict[str, Te
     by_module = {recipe.target.removesuffix(".weight"): recipe for recipe in (*plan.recipes, *heads.values())}
     for name, table in adapter.tables.items():
         # The table of the base itself, so it grows as it does there, by the same random numbers.
-        made = by_module[_TABLE.fullmatch(name)["module"]]  # type: ignore[index]
+        made = by_module[TABLE.fullmatch(name)["module"]]  # type: ignore[index]
         own = recipes.get(made.target) or recipes[plan.ties[made.target]]
         tensors[name] = own.grow(table, plan.operator, plan.growth.seed)
     left_out = sorted(set(adapter.matrices) - set(origins.values()))

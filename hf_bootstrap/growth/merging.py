@@ -12,12 +12,12 @@ from torch import Tensor
 from ..errors import GrowthError, StoreError, UnsupportedModelError
 from ..sealing import canonical_json
 from ..store import read_json, sync_folder, write_json
-from .adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LoraAdapter, open_adapter
 from .architecture import build_meta, find_ties, named_tensors
 from .carried import files_below
 from .checkpoint import Checkpoint, Entry, open_checkpoint, real_file
 from .job import MERGE_FILE
 from .layout_cache import known_layout
+from .lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LoraAdapter, open_adapter
 from .source import check_depth, open_config
 from .tensors import read_box
 from .writer import hash_file

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from ..errors import GrowthError, StoreError, UnsupportedModelError
+from ..hub.pull import is_repo_id
 from ..hub.refusals import showable, without_secrets
 from ..store import read_json
 from .carried import CARRIED
@@ -16,7 +17,6 @@ from .depth import LAYER_COUNTS
 
 __all__ = ["check_depth", "check_trust", "find_source", "open_config", "remote_class"]
 
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # What a checkpoint is made of; pickles are fetched only where they may be read.
 _FETCHED = ["*.safetensors", *(f"*{ending}" for ending in CARRIED)]
@@ -42,7 +42,7 @@ def find_source(
         StoreError: the name is neither a folder nor to be had from the Hub.
     """
     name, folder = os.fspath(source), Path(os.path.abspath(source))
-    local = folder.is_dir() or not _HUB_NAME.fullmatch(name)
+    local = not is_repo_id(name)
     check_trust(name, local=local, revision=revision, trust_remote_code=trust_remote_code)
     if local:
         return folder

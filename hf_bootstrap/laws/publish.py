@@ -13,7 +13,7 @@ from ..hub.cards import front_matter
 from ..hub.patience import Say
 from ..hub.pull import is_repo_id, pull_files
 from ..hub.push import Content, Pushed, check_name, push_files
-from .evidence import RIVALS, Comparison, compare_forms
+from .evidence import Comparison, compare_forms, default_rivals
 from .law_file import LARGEST_LAW, LAW_FILE
 from .law_folder import OWNED, POINTS_FILES, law_files
 
@@ -84,13 +84,13 @@ def compared(law: "ScalingLaw", say: Say) -> Comparison | None:
         say: is told what is done, and why it is not.
     """
     fitted, points = law.fitted, law.points_
-    if points is None or set(fitted.form.columns) != {"base_tokens", "tokens"}:
-        return None  # parameters without points, or a form whose rivals are not in RIVALS
+    if points is None:
+        return None
     if len(points) > _MOST_ROWS:
         say(f"Forms are not compared on the card: {len(points):,} points would take more than {_COMPARING:g} s.")
         return None
     form = getattr(fitted.form, "inner", fitted.form)
-    forms = [form, *(name for name in RIVALS if name != form.name)]
+    forms = [form, *(name for name in default_rivals(points) if name != form.name)]
     say(f"Comparing {len(forms)} forms on the {len(points)} points, for the card: at most about {_COMPARING:g} s.")
     try:
         return compare_forms(points, forms, objective=law.objective, delta=law.delta, seconds=_COMPARING)

@@ -14,9 +14,9 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from ..errors import BootstrapError, TrainingError
-from ..growth.adapters import ADAPTER_CONFIG
 from ..growth.bootstrap import bootstrap_from_pretrained
 from ..growth.config import GrowthConfig
+from ..growth.lora import ADAPTER_CONFIG
 from ..growth.optimizer_state import grown_moments
 from ..hub.refusals import showable, without_secrets
 from ..records import RunSpec

@@ -8,7 +8,7 @@ import dataclasses
 import math
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,13 @@ from .evaluation import Evaluation, evaluate, from_first_process
 from .facts import data_facts, model_facts
 from .forecast import Forecaster, has_stable_phase
 from .hardware import peak_flops
+from .marks import Marks
 from .request import settle_run
-from .schedule import Schedule, geometric_marks
+from .schedule import Schedule
 
 __all__ = ["ScalingCallback"]
 
 _COUNTS = ("tokens", "tokens_seen", "token_slots")
-# Geometric marks begin here: before a few hundred steps a loss says more about warm-up than about data.
-_FIRST_MARK = 100_000
 # A forecast needs points; without one, each is an evaluation that buys little.
 _RATIO, _RATIO_WITH_FORECAST = 2.0, 2.0**0.5
 
@@ -96,9 +95,7 @@ class ScalingCallback(TrainerCallback):
         self._latest: tuple[int, dict[str, Evaluation]] | None = None
         self.eval_batch_size = eval_batch_size
         self._facts = {"base_tokens": base_tokens, "method": method, "base_run_id": base_run_id, **facts}
-        self._asked_marks = None if marks == "geometric" else sorted(map(int, marks))
-        self._marks: Iterator[int] = iter(())
-        self._next_mark: int | None = None
+        self._marks = Marks(marks, _RATIO_WITH_FORECAST if forecast else _RATIO)
         self._wants_forecast = forecast
         self._forecaster: Forecaster | None = None
         self._counter = TokenCounter()
@@ -107,8 +104,6 @@ class ScalingCallback(TrainerCallback):
         self._logged: set[int] = set()
         self._clock = 0.0
         self._tokens_at_start = 0
-        self._look_at = 0
-        self._fastest = 0.0
         self._record: dict[str, Any] = {}
         self._pending: dict[str, Any] = {}
         self._seconds = 0.0
@@ -132,13 +127,10 @@ class ScalingCallback(TrainerCallback):
         before = self._counts_in(state)
         self.hold_to_request(args, state, model, train)
         self._counter.attach(model, before)
-        ratio = _RATIO_WITH_FORECAST if self._wants_forecast else _RATIO
-        # From the first one each time: a Trainer may train again, from an earlier step.
-        self._marks = geometric_marks(_FIRST_MARK, ratio) if self._asked_marks is None else iter(self._asked_marks)
-        self._next_mark = next((mark for mark in self._marks if mark >= before[0]), None)
+        self._marks.begin(before[0], state.global_step)
         self._clock, self._tokens_at_start, self._seconds = time.monotonic(), before[0], 0.0
-        self._look_at, self._fastest, self._latest = state.global_step + 1, 0.0, None
-        if self._next_mark == before[0]:
+        self._latest = None
+        if self._marks.next == before[0]:
             self._measure(args, state, model)
             self._note(state)
 
@@ -165,7 +157,7 @@ class ScalingCallback(TrainerCallback):
             control.should_log = True  # the counts travel in the log history, which a checkpoint keeps
         # Trainer's own evaluation of this step was decided before: callbacks given by the user come last.
         is_due = state.global_step >= state.max_steps or control.should_evaluate
-        is_due = self._mark_is_passed(state.global_step) or is_due
+        is_due = self._marks.is_reached(state.global_step, self._counter.totals) or is_due
         self._seconds += time.perf_counter() - began
         if is_due:
             self._measure(args, state, kwargs["model"])
@@ -204,19 +196,6 @@ class ScalingCallback(TrainerCallback):
             state.log_history[-1].update(numbers)
         self._seconds += time.perf_counter() - began
 
-    def _mark_is_passed(self, step: int) -> bool:
-        """Whether it is; counts are summed over processes only when they may have reached the mark.
-
-        That sum waits for the device. Going half of the way that the fastest steps so far could make, it is asked for a
-        few times a mark, and at every step close to it.
-        """
-        if self._next_mark is None or step < self._look_at:
-            return False
-        tokens, _, slots = self._counter.totals()
-        self._fastest = max(self._fastest, slots / step)
-        self._look_at = step + max(1, int((self._next_mark - tokens) / (2 * self._fastest)))
-        return tokens >= self._next_mark
-
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
@@ -241,8 +220,7 @@ class ScalingCallback(TrainerCallback):
         """Evaluate every set and append one point, once per step."""
         began = time.perf_counter()
         counts = self._counter.totals()
-        self._next_mark = next((mark for mark in self._marks if mark > counts[0]), None)
-        self._look_at = state.global_step + 1
+        self._marks.pass_by(counts[0], state.global_step)
         # A Trainer that resumes the checkpoint of its last step trains one more: that is none of the run's points.
         if state.global_step in self._logged or state.global_step > state.max_steps > 0:
             return

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import field, fields
 from typing import Any
 
 import yaml
@@ -12,7 +12,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from ..errors import DataError, TrainingError, did_you_mean
 from ..units import parse_count
 
-__all__ = ["check_base", "read_flags", "settle_steps"]
+__all__ = ["check_base", "option", "read_flags", "settle_steps"]
 
 # What a run of exact points cannot heed: the value that asks for nothing, the reason, and the way out.
 _UNHEEDED = {
@@ -21,6 +21,11 @@ _UNHEEDED = {
     "auto_find_batch_size": (False, "the batch is part of every point", "Set --per_device_train_batch_size"),
     "ignore_data_skip": (False, "a resumed run would read the same text again", "Leave it out"),
 }
+
+
+def option(text: str, default: Any = None) -> Any:
+    """A field of a dataclass of flags: its line of --help, and its default."""
+    return field(default=default, metadata={"help": text})
 
 
 def read_flags(parser: HfArgumentParser, **defaults: Any) -> tuple[Any, ...]:
@@ -36,7 +41,7 @@ def read_flags(parser: HfArgumentParser, **defaults: Any) -> tuple[Any, ...]:
     """
     words = sys.argv[1:]
     if len(words) == 1 and words[0].endswith((".yaml", ".yml")):
-        words = list(_words(words[0], {field.name for kind in parser.dataclass_types for field in fields(kind)}))
+        words = list(_words(words[0], {known.name for kind in parser.dataclass_types for known in fields(kind)}))
     parser.set_defaults(**{"num_train_epochs": 0.0, **defaults})
     found: tuple[Any, ...] = parser.parse_args_into_dataclasses(args=words)
     for name, (nothing, reason, way_out) in _UNHEEDED.items():

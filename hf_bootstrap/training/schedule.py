@@ -3,10 +3,9 @@
 A schedule knows no optimizer and no Trainer; `loop` turns it into a `LambdaLR`.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-__all__ = ["Schedule", "geometric_marks"]
+__all__ = ["Schedule"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +42,3 @@ class Schedule:
     def __str__(self) -> str:
         """Name and lengths, as points record it."""
         return f"warmup-stable-decay linear {self.warmup_tokens}/{self.tokens}/{self.decay_tokens}"
-
-
-def geometric_marks(first: int, ratio: float = 2.0) -> Iterator[int]:
-    """Token counts at which to measure: `first`, then each `ratio` times the last, without end."""
-    mark = float(first)
-    while True:
-        yield round(mark)
-        mark *= ratio

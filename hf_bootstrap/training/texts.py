@@ -1,33 +1,30 @@
 """The texts of a run as flags name them: checked together before anything is read, then packed."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
 from . import documents, prepare
+from .flags import option
 
 __all__ = ["Texts"]
-
-
-def _flag(text: str, default: Any = None) -> Any:
-    return field(default=default, metadata={"help": text})
 
 
 @dataclass(kw_only=True)
 class Texts:
     """Which texts to train and score on; flags of `HfArgumentParser`."""
 
-    train_file: str | None = _flag("Text to train on: .txt, .jsonl or .parquet, .gz too.")
-    validation_file: str | None = _flag("Held-out text, all of it scored at every point: keep it short.")
-    dataset_name: str | None = _flag("Instead of train_file: a data set of the Hub.")
-    dataset_config_name: str | None = _flag("Its configuration.")
-    max_train_samples: int | None = _flag("How many of its documents, from the start.")
-    streaming: bool = _flag("Read it without keeping its files.", False)
-    replay_file: str | None = _flag("Text of the base's domain to mix in, so that it forgets less.")
-    replay_ratio: str | None = _flag("Share of blocks that are replayed, 0.05 if left out.")
-    base_validation_file: str | None = _flag("Held-out text of the base's domain: its loss beside the target's.")
-    preprocessing_num_workers: int = _flag("Processes that tokenise.", 1)
+    train_file: str | None = option("Text to train on: .txt, .jsonl or .parquet, .gz too.")
+    validation_file: str | None = option("Held-out text, all of it scored at every point: keep it short.")
+    dataset_name: str | None = option("Instead of train_file: a data set of the Hub.")
+    dataset_config_name: str | None = option("Its configuration.")
+    max_train_samples: int | None = option("How many of its documents, from the start.")
+    streaming: bool = option("Read it without keeping its files.", False)
+    replay_file: str | None = option("Text of the base's domain to mix in, so that it forgets less.")
+    replay_ratio: str | None = option("Share of blocks that are replayed, 0.05 if left out.")
+    base_validation_file: str | None = option("Held-out text of the base's domain: its loss beside the target's.")
+    preprocessing_num_workers: int = option("Processes that tokenise.", 1)
 
     def said(self) -> dict[str, Any]:
         """The flags that name or bound a text, as they were said."""

@@ -51,6 +51,14 @@ def text(tmp_path):
     return ["--train_file", "train.txt", "--validation_file", "held.txt"]
 
 
+@pytest.fixture
+def base():
+    """Flags that name a real checkpoint and the tokens it was trained on."""
+    if not STORIES.exists():
+        pytest.skip(f"{STORIES} is not here; set HF_BOOTSTRAP_SHARED to the folder with the test checkpoint")
+    return ["--model_name_or_path", str(STORIES.resolve()), "--base_tokens", "6.5e9"]
+
+
 def plain_loss(file):
     """What the checkpoint knows of the text before it has read any like it: transformers' own loss, in windows."""
     tokenizer, model = AutoTokenizer.from_pretrained(STORIES), AutoModelForCausalLM.from_pretrained(STORIES)
@@ -68,10 +76,8 @@ def test_it_runs_under_accelerate_launch(tmp_path):
 
 
 @pytest.mark.parametrize("growth", [None, {"width": 2}, {"depth": 2, "depth_method": "stack"}], ids=str)
-def test_a_real_checkpoint_grows_and_learns_wikitext(tmp_path, text, growth):
-    if not STORIES.exists():
-        pytest.skip(f"{STORIES} is not here; set HF_BOOTSTRAP_SHARED to the folder with the test checkpoint")
-    flags = ["--model_name_or_path", str(STORIES.resolve()), "--base_tokens", "6.5e9", "--max_tokens", "80k", *text]
+def test_a_real_checkpoint_grows_and_learns_wikitext(tmp_path, text, growth, base):
+    flags = [*base, "--max_tokens", "80k", *text]
     if growth is not None:
         (tmp_path / "growth_config.json").write_text(json.dumps(growth))
         flags += ["--growth", str(tmp_path)]
@@ -83,12 +89,10 @@ def test_a_real_checkpoint_grows_and_learns_wikitext(tmp_path, text, growth):
     assert (point.n_params > 260_032) == (growth is not None)
 
 
-def test_another_tokenizer_keeps_bits_per_byte_comparable(tmp_path, text):
-    if not STORIES.exists():
-        pytest.skip(f"{STORIES} is not here; set HF_BOOTSTRAP_SHARED to the folder with the test checkpoint")
+def test_another_tokenizer_keeps_bits_per_byte_comparable(tmp_path, text, base):
     words = (tmp_path / "train.txt").read_text()
     train_tokenizer([words[i : i + 1000] for i in range(0, len(words), 1000)], 700, tmp_path / "tokenizer")
-    flags = ["--model_name_or_path", str(STORIES.resolve()), "--base_tokens", "6.5e9", "--max_tokens", "20k", *text]
+    flags = [*base, "--max_tokens", "20k", *text]
     (point,) = run(tmp_path, *flags, "--tokenizer_name", "tokenizer")
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").config.vocab_size == 700
     held = (tmp_path / "held.txt").read_text()
@@ -98,11 +102,9 @@ def test_another_tokenizer_keeps_bits_per_byte_comparable(tmp_path, text):
     assert point.bits_per_byte == pytest.approx(sums["sum"] / math.log(2) / sums["bytes"])
 
 
-def test_replay_isolation_and_a_lora_reach_the_points_and_another_text_is_refused(tmp_path, text):
-    if not STORIES.exists():
-        pytest.skip(f"{STORIES} is not here; set HF_BOOTSTRAP_SHARED to the folder with the test checkpoint")
+def test_replay_isolation_and_a_lora_reach_the_points_and_another_text_is_refused(tmp_path, text, base):
     (tmp_path / "stories.txt").write_text("Once upon a time there was a little dog. It ran in the park. " * 300)
-    flags = ["--model_name_or_path", str(STORIES.resolve()), "--base_tokens", "6.5e9", "--max_tokens", "20k", *text]
+    flags = [*base, "--max_tokens", "20k", *text]
     flags += ["--replay_file", "stories.txt", "--base_validation_file", "stories.txt", "--isolate_documents"]
     flags += ["--lora_r", "4", "--forecast", "--save_steps", "20"]
     (point,) = run(tmp_path, *flags)
@@ -132,10 +134,8 @@ def test_a_push_takes_model_and_points_along_and_leaves_the_text_at_home(tmp_pat
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_with_the_same_command_to_the_points_of_one_that_was_not(tmp_path, text):
-    if not STORIES.exists():
-        pytest.skip(f"{STORIES} is not here; set HF_BOOTSTRAP_SHARED to the folder with the test checkpoint")
-    flags = ["--model_name_or_path", str(STORIES.resolve()), "--base_tokens", "6.5e9", "--max_tokens", "60k", *text]
+def test_a_killed_run_goes_on_with_the_same_command_to_the_points_of_one_that_was_not(tmp_path, text, base):
+    flags = [*base, "--max_tokens", "60k", *text]
     flags += ["--save_steps", "10"]
     straight = run(tmp_path, *flags)
     (tmp_path / "out").rename(tmp_path / "straight")
@@ -153,10 +153,8 @@ def test_a_killed_run_goes_on_with_the_same_command_to_the_points_of_one_that_wa
 
 
 @pytest.mark.slow
-def test_two_processes_leave_the_points_of_one(tmp_path, text):
-    if not STORIES.exists():
-        pytest.skip(f"{STORIES} is not here; set HF_BOOTSTRAP_SHARED to the folder with the test checkpoint")
-    flags = ["--model_name_or_path", str(STORIES.resolve()), "--base_tokens", "6.5e9", "--max_tokens", "20k", *text]
+def test_two_processes_leave_the_points_of_one(tmp_path, text, base):
+    flags = [*base, "--max_tokens", "20k", *text]
     flags += ["--learning_rate", "5e-4"]
     (one,) = run(tmp_path, *flags, "--per_device_train_batch_size", "4")
     (tmp_path / "out").rename(tmp_path / "one")
@@ -183,15 +181,15 @@ def stories(folder):
 @pytest.mark.parametrize(
     "corpus", ["wikitext-2/valid", "tinyshakespeare/input", "gsm8k/train", "eltec-de/eltec"], ids=lambda name: name[:5]
 )
-def test_text_of_any_kind_is_learnt_and_replay_keeps_what_was_known(tmp_path, corpus):
+def test_text_of_any_kind_is_learnt_and_replay_keeps_what_was_known(tmp_path, corpus, base):
     file = SHARED / f"data/corpora/{corpus}.txt.gz"
-    if not STORIES.exists() or not file.exists():
-        pytest.skip(f"{STORIES} or {file} is not here; set HF_BOOTSTRAP_SHARED to the folder with both")
+    if not file.exists():
+        pytest.skip(f"{file} is not here; set HF_BOOTSTRAP_SHARED to the folder with the test corpora")
     words = gzip.decompress(file.read_bytes()).decode()
     (tmp_path / "train.txt").write_text(words[:300_000])
     (tmp_path / "held.txt").write_text(words[-20_000:])
     stories(tmp_path)
-    flags = ["--model_name_or_path", str(STORIES.resolve()), "--base_tokens", "6.5e9", "--max_tokens", "80k"]
+    flags = [*base, "--max_tokens", "80k"]
     flags += ["--train_file", "train.txt", "--validation_file", "held.txt", "--base_validation_file", "stories.jsonl"]
     (alone,) = run(tmp_path, *flags)
     (tmp_path / "out").rename(tmp_path / "alone")

@@ -69,8 +69,8 @@ def test_the_card_is_one_the_hub_reads(client, hub, made):
 def test_the_card_compares_forms_on_the_points_that_are_pushed(client, hub, made):
     client.run(
         "import logging\nfrom hf_bootstrap.laws import publish\n"
-        "rivals, publish.RIVALS = publish.RIVALS, ('multiplicative', 'total_tokens')\n"
-        "publish.push_law(law, 'me/law', say=say)\npublish.RIVALS = rivals"
+        "rivals, publish.default_rivals = publish.default_rivals, lambda points: ('multiplicative', 'total_tokens')\n"
+        "publish.push_law(law, 'me/law', say=say)\npublish.default_rivals = rivals"
     )
     text = hub.repo("me/law").head()["README.md"].content.decode()
     rows = re.findall(r"^\| `(\w+)` \| \d", text.split("## Other forms on the same points")[1], re.MULTILINE)

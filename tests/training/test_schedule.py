@@ -1,12 +1,10 @@
 """The learning rate is a function of tokens alone."""
 
-import itertools
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_bootstrap.training.schedule import Schedule, geometric_marks
+from hf_bootstrap.training.schedule import Schedule
 
 
 @given(
@@ -31,7 +29,3 @@ def test_phases_follow_the_rate_and_a_trunk_never_ends():
     phases = [schedule.phase(t) for t in range(11)]
     assert phases == ["warmup"] * 2 + ["stable"] * 5 + ["decay"] * 3 + ["end"]
     assert Schedule(tokens=10, warmup_tokens=2).phase(10) == "stable"
-
-
-def test_geometric_marks_double():
-    assert list(itertools.islice(geometric_marks(100), 4)) == [100, 200, 400, 800]
