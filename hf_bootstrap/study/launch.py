@@ -30,12 +30,14 @@ from ..store import RunFolder, lock
 __all__ = ["PRELOAD", "Ended", "Window", "end_of_log"]
 
 PRELOAD = ("torch", "transformers.trainer")
-# Several single-thread processes use a few cores better than one process with several threads does.
-_ONE_THREAD = {
+# Several single-thread processes use a few cores better than one process with several threads does. And a server that
+# asks CUDA itself whether a GPU is there, as torch does, could not hand that GPU on to the processes forked from it.
+_SERVER = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
 }
 _LOG_LINES = 15
 _GRACE = 5.0
@@ -82,7 +84,7 @@ class Window:
         multiprocessing.resource_tracker.ensure_running()  # first, for it lifts such a mask when it starts
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            with _environment(_ONE_THREAD):
+            with _environment(_SERVER):
                 multiprocessing.forkserver.ensure_running()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -69,7 +69,7 @@ def choose_attention(
         return Attention(name=varlen.TORCH_VARLEN, reason="; ".join(passed))
     else:
         passed.append("sdpa with a mask for the documents, which is slower: PyTorch's kernel over documents needs "
-                      "PyTorch 2.13 and compute capability 8.0")  # fmt: skip
+                      "PyTorch 2.11 and compute capability 8.0")  # fmt: skip
     return _plain(model, "; ".join(passed))
 
 

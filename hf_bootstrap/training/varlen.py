@@ -21,12 +21,17 @@ _known: tuple[Tensor, int, Tensor, int] | None = None
 
 
 def is_available() -> bool:
-    """Whether this PyTorch has the kernel in the form that is used here (2.13; earlier ones had no windows)."""
+    """Whether this PyTorch has the kernel in the form that is used here (2.11; earlier ones had no windows)."""
+    return {"window_size", "scale"} <= _understood()
+
+
+def _understood() -> set[str]:
+    """The arguments of this PyTorch's kernel; none where it has no kernel."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
-        return False
-    return {"window_size", "enable_gqa", "scale"} <= set(inspect.signature(varlen_attn).parameters)
+        return set()
+    return set(inspect.signature(varlen_attn).parameters)
 
 
 def register() -> None:
@@ -72,8 +77,10 @@ def _attend(
         begins, longest = _documents(position_ids, batch, length, query.device)
     q, k, v = rows
     window = (sliding_window - 1 if sliding_window else -1, 0)
+    # Grouped heads have to be announced from PyTorch 2.12 on; the kernel itself always knew them.
+    grouped = {"enable_gqa": key.shape[1] != heads} if "enable_gqa" in _understood() else {}
     attended = varlen.varlen_attn(
-        q, k, v, begins, begins, longest, longest, scale=scaling, enable_gqa=key.shape[1] != heads, window_size=window
+        q, k, v, begins, begins, longest, longest, scale=scaling, window_size=window, **grouped
     )
     found = attended if isinstance(attended, Tensor) else attended[0]
     if kept is not None:
