@@ -14,6 +14,17 @@ from ..errors import TrainingError
 
 __all__ = ["TORCH_VARLEN", "is_available", "register"]
 
+
+def _arguments() -> frozenset[str]:
+    """Of this PyTorch's kernel; none where it has no kernel."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return frozenset()
+    return frozenset(inspect.signature(varlen_attn).parameters)
+
+
+_ARGUMENTS = _arguments()
 # Without "flash" in it: transformers would take a name with it for one of the packages.
 TORCH_VARLEN = "torch_varlen"
 # Of the last position_ids: (tensor, its version, where documents begin, the longest). Every layer asks the same.
@@ -22,16 +33,7 @@ _known: tuple[Tensor, int, Tensor, int] | None = None
 
 def is_available() -> bool:
     """Whether this PyTorch has the kernel in the form that is used here (2.11; earlier ones had no windows)."""
-    return {"window_size", "scale"} <= _understood()
-
-
-def _understood() -> set[str]:
-    """The arguments of this PyTorch's kernel; none where it has no kernel."""
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return set()
-    return set(inspect.signature(varlen_attn).parameters)
+    return {"window_size", "scale"} <= _ARGUMENTS
 
 
 def register() -> None:
@@ -78,7 +80,7 @@ def _attend(
     q, k, v = rows
     window = (sliding_window - 1 if sliding_window else -1, 0)
     # Grouped heads have to be announced from PyTorch 2.12 on; the kernel itself always knew them.
-    grouped = {"enable_gqa": key.shape[1] != heads} if "enable_gqa" in _understood() else {}
+    grouped: dict[str, Any] = {"enable_gqa": key.shape[1] != heads} if "enable_gqa" in _ARGUMENTS else {}
     attended = varlen.varlen_attn(
         q, k, v, begins, begins, longest, longest, scale=scaling, window_size=window, **grouped
     )
