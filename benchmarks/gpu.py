@@ -92,24 +92,22 @@ class Clock(TrainerCallback):
 def variants():
     """In the order they run: what the goal needs first."""
     best, apart = (choose_attention(dtype=torch.bfloat16, isolated=isolated) for isolated in (False, True))
+    fused = HAS_GPU and is_liger_kernel_available()
     wanted = [Variant("plain Trainer: sdpa")]
-    if HAS_GPU:
-        wanted.append(Variant("sdpa, compiled", compiled=True))
-    if HAS_GPU and is_liger_kernel_available():
-        wanted.append(Variant("sdpa, Liger kernels", fused=True))
-        wanted.append(Variant("sdpa, Liger's fused cross-entropy, compiled", compiled=True, fused=True))
-    wanted.append(Variant("plain, in float32", exact=True))
+    wanted += [Variant("sdpa, compiled", compiled=True)] * HAS_GPU
+    wanted += [Variant("sdpa, Liger kernels", fused=True)] * fused
+    wanted += [Variant("plain, in float32", exact=True)]
     if best.name != "sdpa":
-        wanted.append(Variant(best.name, best.name))
-        wanted.append(Variant(f"{best.name}, compiled", best.name, compiled=True))
-    wanted.append(Variant("documents apart: sdpa with a mask", isolated=True))
-    if HAS_GPU and varlen.is_available():
+        wanted += [Variant(best.name, best.name)]
+        wanted += [Variant(f"{best.name}, Liger kernels", best.name, fused=True)] * fused
+    wanted += [Variant("documents apart: sdpa with a mask", isolated=True)]
+    kernels = [varlen.TORCH_VARLEN] * (HAS_GPU and varlen.is_available())
+    kernels += [apart.name] * (apart.name not in ("sdpa", *kernels))
+    for kernel in kernels:
         varlen.register()
-        wanted.append(Variant("documents apart: torch_varlen", varlen.TORCH_VARLEN, isolated=True))
-    if apart.name not in ("sdpa", varlen.TORCH_VARLEN):
-        wanted.append(Variant(f"documents apart: {apart.name}", apart.name, isolated=True))
-    if not HAS_GPU:
-        wanted.append(Variant("eager", "eager"))
+        wanted += [Variant(f"documents apart: {kernel}", kernel, isolated=True)]
+        wanted += [Variant(f"documents apart: {kernel}, Liger kernels", kernel, isolated=True, fused=True)] * fused
+    wanted += [Variant("eager", "eager")] * (not HAS_GPU)
     return wanted, best
 
 
@@ -131,13 +129,10 @@ def train(variant):
     with torch.device("cuda" if HAS_GPU else "cpu"):
         config = LlamaConfig(**SHAPE, max_position_embeddings=LENGTH, attn_implementation=variant.attention)
         model = LlamaForCausalLM(config)
-    # Compiled code fuses norms and gates by itself; of Liger's kernels only the cross-entropy is left to gain.
-    own = {"rope": False, "rms_norm": False, "swiglu": False, "fused_linear_cross_entropy": True}
     args = TrainingArguments(
         output_dir=tempfile.mkdtemp(), max_steps=COMPARED if variant.exact else STEPS,
         per_device_train_batch_size=BATCH, bf16=HAS_GPU and not variant.exact, use_cpu=not HAS_GPU,
         torch_compile=variant.compiled, use_liger_kernel=variant.fused,
-        liger_kernel_config=own if variant.fused and variant.compiled else None,
         logging_steps=1, report_to=[], save_strategy="no", disable_tqdm=True,
         train_sampling_strategy="sequential", learning_rate=1e-4, lr_scheduler_type="constant",
     )  # fmt: skip
@@ -203,8 +198,13 @@ def main():
     parser.add_argument(
         "--seconds", type=float, default=400, help="begin no further variant after this time; one takes up to a minute"
     )
+    parser.add_argument(
+        "--variants", default="", help="only those whose name holds one of these words, and sdpa itself"
+    )
     asked = parser.parse_args()
     wanted, best = variants()
+    plain = ("plain Trainer: sdpa", "documents apart: sdpa with a mask")  # what the others are held against
+    wanted = [v for v in wanted if v.name in plain or any(word in v.name for word in asked.variants.split(","))]
     rate, peak, began = matmul_rate(), peak_flops(), time.monotonic()
     device = torch.cuda.get_device_name() if HAS_GPU else "CPU, tiny model: shows that the script works, and no speed"
     chosen = f"attention chosen: {best.name} ({best.reason})"

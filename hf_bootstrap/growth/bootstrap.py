@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from .. import __version__
 from ..errors import GrowthError, UnsupportedModelError
 from .architecture import converted, find_ties
 from .config import GrowthConfig
@@ -167,7 +168,7 @@ def growth_history(plan: GrowthPlan, verification: dict[str, Any] | None) -> dic
         "n_params": plan.n_params,
         "n_params_non_embedding": plan.n_params_non_embedding,
         "verification": verification,
-        "versions": {name: version(name) for name in ("hf_bootstrap", "torch", "transformers")},
+        "versions": {"hf_bootstrap": __version__, **{name: version(name) for name in ("torch", "transformers")}},
     }
     earlier = (getattr(source, "hf_bootstrap", None) or {}).get("growth", [])
     return {"growth": [*earlier, step]}

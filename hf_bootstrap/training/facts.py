@@ -13,6 +13,7 @@ from typing import Any
 
 from transformers.training_args import TrainingArguments
 
+from .. import __version__
 from ..errors import TrainingError
 from ..growth.counting import FLOPS_FORMULA, ModelSize
 from ..records import ScalingPoint
@@ -63,7 +64,7 @@ def model_facts(args: TrainingArguments, model: Any, size: ModelSize, sequence_l
 def versions() -> dict[str, str]:
     """Of Python and the packages that decide a loss; that of this one ends in a digest of its code."""
     names = ("torch", "transformers", "tokenizers", "accelerate")
-    own = f"{version('hf_bootstrap')}+{_code_digest()}"
+    own = f"{__version__}+{_code_digest()}"
     return {"python": platform.python_version(), "hf_bootstrap": own, **{name: version(name) for name in names}}
 
 
