@@ -23,7 +23,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, PrinterCallback, Trainer
 from transformers.utils import is_liger_kernel_available
 
 from hf_bootstrap.growth.counting import measure_size
-from hf_bootstrap.training import varlen
 from hf_bootstrap.training.attention import choose_attention
 from hf_bootstrap.training.hardware import peak_flops
 
@@ -101,12 +100,11 @@ def variants():
         wanted += [Variant(best.name, best.name)]
         wanted += [Variant(f"{best.name}, Liger kernels", best.name, fused=True)] * fused
     wanted += [Variant("documents apart: sdpa with a mask", isolated=True)]
-    kernels = [varlen.TORCH_VARLEN] * (HAS_GPU and varlen.is_available())
-    kernels += [apart.name] * (apart.name not in ("sdpa", *kernels))
-    for kernel in kernels:
-        varlen.register()
-        wanted += [Variant(f"documents apart: {kernel}", kernel, isolated=True)]
-        wanted += [Variant(f"documents apart: {kernel}, Liger kernels", kernel, isolated=True, fused=True)] * fused
+    if apart.name != "sdpa":
+        wanted += [Variant(f"documents apart: {apart.name}", apart.name, isolated=True)]
+        wanted += [
+            Variant(f"documents apart: {apart.name}, Liger kernels", apart.name, isolated=True, fused=True)
+        ] * fused
     wanted += [Variant("eager", "eager")] * (not HAS_GPU)
     return wanted, best
 

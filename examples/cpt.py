@@ -100,9 +100,9 @@ def main() -> None:
     kernel = attention.choose_attention(
         given.attn_implementation, dtype=dtype, isolated=given.isolate_documents, model=model
     )
-    model.set_attn_implementation(kernel.name)
     if given.isolate_documents:
-        check_isolation(model)
+        check_isolation(model)  # with the attention it was loaded with: that of a GPU does not run here yet
+    model.set_attn_implementation(kernel.name)
     if given.only_new_layers:
         freezing.train_only_new_layers(model)
     if given.lora_r:

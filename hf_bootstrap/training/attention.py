@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ..errors import TrainingError
 from . import varlen
 
 __all__ = ["Attention", "choose_attention"]
@@ -25,7 +26,8 @@ def choose_attention(
     """Take what was asked for, else the newest FlashAttention package that this GPU can run, else PyTorch's own.
 
     PyTorch's own flash kernel runs inside sdpa as long as there is no mask. Documents that are kept apart need one, so
-    for them the kernel is called with where they begin (`varlen`).
+    for them the kernel is called with where they begin (`varlen`). The packages are passed over there: transformers
+    tells them where documents begin in batches of one row alone, and in larger ones they see each other.
 
     Args:
         asked: a value of transformers' `attn_implementation`.
@@ -35,7 +37,16 @@ def choose_attention(
 
     Returns:
         The choice; where a package was passed over, the reason says which and why.
+
+    Raises:
+        TrainingError: a package was asked for that would let isolated documents see each other.
     """
+    if isolated and "flash" in (asked or ""):
+        raise TrainingError(
+            f"{asked} cannot keep packed documents apart: transformers tells it where they begin in batches of one row "
+            f"alone, and in larger ones they would see each other. Ask for {varlen.TORCH_VARLEN} or sdpa, or for "
+            "nothing: the fastest that keeps them apart here is then taken."
+        )
     if asked == varlen.TORCH_VARLEN:
         varlen.register()
     if asked is not None:
@@ -44,6 +55,11 @@ def choose_attention(
         return _plain(model, "no GPU here; transformers' default")
     if dtype not in (None, torch.float16, torch.bfloat16):
         return _plain(model, f"FlashAttention knows no {str(dtype).removeprefix('torch.')}")
+    return _for_documents(model) if isolated else _for_blocks(model)
+
+
+def _for_blocks(model: Any) -> Attention:
+    """The newest package that runs here, else sdpa."""
     capability = torch.cuda.get_device_capability()
     passed = []
     for name, least, is_there in _packages():
@@ -59,18 +75,24 @@ def choose_attention(
             return Attention(
                 name=name, reason="; ".join(["the newest that is installed and runs on this GPU", *passed])
             )
-    if not isolated:
-        passed.append("sdpa has PyTorch's own flash kernel for blocks without a mask")
-    elif wants := _beyond_varlen(model):
-        passed.append(f"PyTorch's kernel over documents has no {', '.join(wants)}, which {type(model).__name__} uses")
-    elif capability >= (8, 0) and varlen.is_available():
-        varlen.register()
-        passed.append("PyTorch's own flash kernel over documents, for sdpa would need a mask and lose it")
-        return Attention(name=varlen.TORCH_VARLEN, reason="; ".join(passed))
-    else:
-        passed.append("sdpa with a mask for the documents, which is slower: PyTorch's kernel over documents needs "
-                      "PyTorch 2.11 and compute capability 8.0")  # fmt: skip
+    passed.append("sdpa has PyTorch's own flash kernel for blocks without a mask")
     return _plain(model, "; ".join(passed))
+
+
+def _for_documents(model: Any) -> Attention:
+    """PyTorch's kernel over documents, else a mask for them."""
+    if wants := _beyond_varlen(model):
+        kind = type(model).__name__
+        return _plain(model, f"PyTorch's kernel over documents has no {', '.join(wants)}, which {kind} uses")
+    if torch.cuda.get_device_capability() >= (8, 0) and varlen.is_available():
+        varlen.register()
+        return Attention(
+            name=varlen.TORCH_VARLEN,
+            reason="PyTorch's own flash kernel over documents, for sdpa would need a mask and lose it, and "
+            "FlashAttention packages keep documents apart in batches of one row alone",
+        )
+    return _plain(model, "a mask for the documents, which is slower: PyTorch's kernel over documents needs PyTorch "
+                         "2.11 and compute capability 8.0")  # fmt: skip
 
 
 def _plain(model: Any, reason: str) -> Attention:

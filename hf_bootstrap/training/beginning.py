@@ -21,7 +21,7 @@ from ..growth.optimizer_state import grown_moments
 from ..hub.refusals import showable, without_secrets
 from ..records import RunSpec
 from ..store import COMPLETE, RunFolder
-from .attention import Attention
+from .attention import Attention, choose_attention
 from .freezing import add_lora
 
 __all__ = ["Beginning", "begin", "carried_moments", "start_folder"]
@@ -34,39 +34,55 @@ class Beginning:
     Attributes:
         model: to be trained; with a LoRA, PEFT's wrapper of it.
         n_params_base: parameters of the base, before growth and without adapter; None from scratch.
+        attention: what the spec asks for, else the choice of this machine for this model.
         growth: what growth was proven to do, for `done.json`; None where this run grew nothing.
     """
 
     model: Any
+    attention: Attention
     n_params_base: int | None
     growth: dict[str, Any] | None
 
 
-def begin(folder: RunFolder, spec: RunSpec, attention: Attention) -> Beginning:
+def begin(folder: RunFolder, spec: RunSpec) -> Beginning:
     """Make the model of a run.
 
     Raises:
-        TrainingError: a start that cannot be loaded, was not written to its end or is an adapter without its base, or a
-            branch that would train otherwise than what it resumes.
+        TrainingError: a start that cannot be loaded, was not written to its end or is an adapter without its base, an
+            attention implementation the model has not, or a branch that would train otherwise than what it resumes.
     """
     dtype = getattr(torch, spec.dtype)
     if spec.model is not None:
-        config = AutoConfig.for_model(**spec.model)
-        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.name)
-        return Beginning(model=model.to(dtype), n_params_base=None, growth=None)
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**spec.model)).to(dtype)
+        return Beginning(model=model, attention=_attend(model, spec), n_params_base=None, growth=None)
     root = _root_of(folder, spec)
     # A LoRA's checkpoint holds the adapter alone, so a branch too makes the weights under it as the stage began.
     origin = root if spec.lora is not None else spec
-    model, n_params_base, growth = _load(folder, origin, attention)
+    model, n_params_base, growth = _load(folder, origin)
+    attention = _attend(model, spec)
     if growth is None and _growth_of(root).grows:
         n_params_base = model.config.hf_bootstrap["growth"][-1]["source"]["n_params"]
     if spec.lora is not None:
         model = add_lora(model, **spec.lora)
     return Beginning(
         model=model,
+        attention=attention,
         n_params_base=n_params_base if spec.base_tokens or growth is not None else None,
         growth=None if growth is None or spec.resume else {"n_params_base": n_params_base, **growth},
     )
+
+
+def _attend(model: PreTrainedModel, spec: RunSpec) -> Attention:
+    """Give the model its attention implementation."""
+    attention = choose_attention(spec.attention, dtype=getattr(torch, spec.dtype), model=model)
+    try:
+        model.set_attn_implementation(attention.name)
+    except (ImportError, ValueError) as error:
+        raise TrainingError(
+            f"run {spec.run_id} cannot run with attention {attention.name!r} ({attention.reason}): {error} Name "
+            "another one in the study file or the run, or none: this machine's choice is then taken."
+        ) from error
+    return attention
 
 
 def carried_moments(folder: RunFolder, spec: RunSpec, model: PreTrainedModel) -> dict[str, dict[str, Tensor]] | None:
@@ -125,9 +141,7 @@ def _root_of(folder: RunFolder, spec: RunSpec) -> RunSpec:
     return root
 
 
-def _load(
-    folder: RunFolder, spec: RunSpec, attention: Attention
-) -> tuple[PreTrainedModel, int, Mapping[str, Any] | None]:
+def _load(folder: RunFolder, spec: RunSpec) -> tuple[PreTrainedModel, int, Mapping[str, Any] | None]:
     """The weights of `start`, grown as the spec says; parameters before growth, and what growth was proven to do."""
     start = start_folder(folder, spec)
     if (Path(start) / ADAPTER_CONFIG).exists():
@@ -136,9 +150,7 @@ def _load(
             "hf_bootstrap.merge_adapter(base, adapter, target)."
         )
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            start, dtype=getattr(torch, spec.dtype), attn_implementation=attention.name
-        )
+        model = AutoModelForCausalLM.from_pretrained(start, dtype=getattr(torch, spec.dtype))
     except (OSError, ValueError) as error:
         raise TrainingError(
             f"run {spec.run_id} starts from {start}, which cannot be loaded: {without_secrets(str(error))} Check the "
@@ -148,7 +160,6 @@ def _load(
     if not _growth_of(spec).grows:
         return model, n_params_base, None
     grown = bootstrap_from_pretrained(model, _growth_of(spec))
-    grown.set_attn_implementation(attention.name)
     return grown, n_params_base, grown.config.hf_bootstrap["growth"][-1]
 
 

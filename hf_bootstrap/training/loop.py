@@ -14,7 +14,7 @@ from transformers.trainer_callback import TrainerCallback, TrainerControl, Train
 from ..errors import TrainingError
 from ..records import RunSpec
 from ..store import RunFolder
-from .attention import Attention, choose_attention
+from .attention import Attention
 from .beginning import begin, carried_moments, start_folder
 from .callback import ScalingCallback
 from .checkpoints import Checkpoints
@@ -47,8 +47,7 @@ def run_one(folder: RunFolder, report: Callable[[int], None] | None = None, *, s
     train, evals = _training_blocks(folder, spec), _held_out_blocks(folder, spec)
     _check_text(spec, train, evals)
     set_seed(spec.seed)
-    attention = choose_attention(spec.attention, dtype=getattr(torch, spec.dtype))
-    start = begin(folder, spec, attention)
+    start = begin(folder, spec)
     newest = from_first_process(lambda: _resume_point(folder, spec))
     schedule = Schedule(tokens=spec.tokens, warmup_tokens=spec.warmup_tokens, decay_tokens=spec.decay_tokens)
     measure = ScalingCallback(
@@ -56,7 +55,7 @@ def run_one(folder: RunFolder, report: Callable[[int], None] | None = None, *, s
         marks=spec.marks,
         points_file=folder.points_file,
         schedule=schedule,
-        **_facts(spec, attention, start.n_params_base),
+        **_facts(spec, start.attention, start.n_params_base),
     )
     saving = Checkpoints(
         {tokens // spec.batch_tokens for tokens in spec.checkpoints}, every=-(-save_every // spec.batch_tokens)

@@ -54,14 +54,20 @@ def test_without_a_gpu_it_is_sdpa_and_what_is_asked_for_is_taken(monkeypatch):
 
 @pytest.mark.parametrize(
     ("capability", "installed", "chosen"),
-    [((9, 0), set(), "torch_varlen"), ((9, 0), {3}, "flash_attention_3"), ((7, 5), set(), "sdpa")],
+    [((9, 0), set(), "torch_varlen"), ((9, 0), {3}, "torch_varlen"), ((7, 5), {2}, "sdpa")],
 )
 def test_documents_kept_apart_take_the_kernel_that_needs_no_mask(monkeypatch, capability, installed, chosen):
     machine(monkeypatch, capability, installed)
     found = attention.choose_attention(isolated=True)
     assert found.name == chosen
     assert ("slower" in found.reason) == (chosen == "sdpa")
-    assert attention.choose_attention(isolated=False).name in (chosen, "sdpa")
+
+
+@pytest.mark.parametrize("asked", ["flash_attention_2", "flash_attention_4", "kernels-community/flash-attn2"])
+def test_a_package_that_lets_documents_see_each_other_is_refused(asked):
+    assert attention.choose_attention(asked).name == asked
+    with pytest.raises(TrainingError, match="batches of one row alone"):
+        attention.choose_attention(asked, isolated=True)
 
 
 def one_document_at_a_time(q, k, v, cu_q, cu_k, max_q, max_k, *, scale, window_size, enable_gqa=True):

@@ -7,8 +7,9 @@ import pytest
 from hf_bootstrap.errors import TrainingError
 from hf_bootstrap.records import RunSpec
 from hf_bootstrap.store import RunFolder
-from hf_bootstrap.training.attention import choose_attention
 from hf_bootstrap.training.beginning import begin, start_folder
+
+from .conftest import MODEL
 
 
 def test_a_model_trained_elsewhere_needs_no_mark_of_ours(tmp_path):
@@ -35,4 +36,13 @@ def test_a_start_that_is_not_there_is_named_with_what_to_do(tmp_path):
         eval_sets={"words": "held"}, peak_lr=1e-3, batch_size=2, sequence_length=16,
     )  # fmt: skip
     with pytest.raises(TrainingError, match=rf"starts from {nowhere}, which cannot be loaded: .* Check the path"):
-        begin(RunFolder.create(tmp_path, spec), spec, choose_attention("eager"))
+        begin(RunFolder.create(tmp_path, spec), spec)
+
+
+def test_attention_that_a_model_has_not_is_named(tmp_path):
+    spec = RunSpec(
+        method="scratch", domain="words", seed=0, model=MODEL, data="train", tokens=64, attention="flash_attention_9",
+        eval_sets={"words": "held"}, peak_lr=1e-3, batch_size=2, sequence_length=16,
+    )  # fmt: skip
+    with pytest.raises(TrainingError, match=r"cannot run with attention 'flash_attention_9' \(asked for\): .*Name"):
+        begin(RunFolder.create(tmp_path, spec), spec)
