@@ -158,7 +158,7 @@ def parts_of_controls(points: Points, studies: Mapping[str, Points]) -> Iterable
                 ["base, D1", "D2", "loss at each peak rate, seed 1"], rates_rows(studies[MAIN], [m, f"{m}-rates"])
             ),
         )
-    sizes = [p for name in (MAIN, f"{MAIN}-30k", f"{MAIN}-400k") for p in studies.get(name, ())]
+    sizes = [p for name in (MAIN, f"{MAIN}-30k", f"{MAIN}-400k", f"{MAIN}-10m") for p in studies.get(name, ())]
     head = ["N", "points", "alpha3", "alpha2 at D1 = 1M", "beta", "E", "mean error"]
     yield section("Continued training at each size", lambda: table(head, size_rows(sizes, "continue")))
 
@@ -172,7 +172,7 @@ def page(name: str, studies: Mapping[str, Points]) -> str:
         f"# {title}\n\nMade from `points-{name}.jsonl` by `python docs/reproduction/analyse.py`. "
         "Losses are nats per token on held-out text, ± is one standard deviation over seeds, intervals are 95%. "
         f"{len(measured)} points of {len({p.run_id for p in measured})} runs, by the speeds they state "
-        f"{core_hours(measured):.1f} hours of one core.\n"
+        f"{core_hours(measured):.1f} hours of one {'process on a GPU' if any(p.mfu for p in measured) else 'core'}.\n"
     )
     across = parts_of_main(points, studies) if name == MAIN else ()
     return "\n".join([head, *parts_of_every_study(points), *across])

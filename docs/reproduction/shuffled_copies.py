@@ -39,9 +39,9 @@ def shuffle_new_layers(model: Any, n_layers: int, seed: int) -> None:
                 weight.copy_(weight.flatten()[order].view_as(weight))
 
 
-def begin_shuffled(folder: RunFolder, spec: RunSpec, attention: Any) -> Beginning:
+def begin_shuffled(folder: RunFolder, spec: RunSpec) -> Beginning:
     """As `begin`, with the copies of the control shuffled before they are trained."""
-    start = begin(folder, spec, attention)
+    start = begin(folder, spec)
     if spec.method == METHOD:
         shuffle_new_layers(start.model, start.model.config.num_hidden_layers // 2, spec.seed)
     return start
