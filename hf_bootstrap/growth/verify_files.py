@@ -41,6 +41,7 @@ def verify_checkpoint(
     grown: str | os.PathLike[str],
     text: str | Sequence[int] | None = None,
     *,
+    config: GrowthConfig | None = None,
     gradients: bool = True,
     allow_pickle: bool = False,
 ) -> VerifyReport:
@@ -50,6 +51,8 @@ def verify_checkpoint(
         source: the folder before growth; grown: the folder after.
         text: text or token ids to compare logits and loss on, at most 512 tokens of a text; default: a built-in text,
             or random tokens where the source has no tokenizer.
+        config: how it was grown; default: what `config.json` of `grown` says. A method that is an object stands in no
+            file, so a growth by one needs it.
         gradients: run one backward pass as well and see which tensors it reaches.
         allow_pickle: read a source of pickled weights, as `grow_checkpoint` does.
 
@@ -64,7 +67,7 @@ def verify_checkpoint(
     """
     grown = Path(grown)
     after = open_checkpoint(grown)
-    job = prepare_growth(source, _recorded_growth(grown), allow_pickle=allow_pickle)
+    job = prepare_growth(source, config or _recorded_growth(grown), allow_pickle=allow_pickle)
     _check_names(job, after)
     check_values(after, after.entries.values())
     hashes, notes = _compare_hashes(after)
@@ -111,7 +114,13 @@ def _recorded_growth(grown: Path) -> GrowthConfig:
             f"{grown / 'config.json'} does not say how the model was grown, so there is nothing to check. "
             "Name a folder that `grow` made."
         )
-    return GrowthConfig.from_dict(steps[-1]["recipe"])
+    try:
+        return GrowthConfig.from_dict(steps[-1]["recipe"])
+    except GrowthError as error:
+        raise GrowthError(
+            f"{grown / 'config.json'} names a growth that is not known here: {error} If it was made by an object of your "
+            "own, give it: verify_checkpoint(source, grown, config=GrowthConfig(...))."
+        ) from error
 
 
 def _check_names(job: GrowthJob, after: Checkpoint) -> None:

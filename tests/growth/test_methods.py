@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from hf_bootstrap.errors import VerificationError
+from hf_bootstrap.errors import GrowthError, VerificationError
 from hf_bootstrap.growth.architecture import converted
 from hf_bootstrap.growth.bootstrap import bootstrap_from_pretrained
 from hf_bootstrap.growth.config import GrowthConfig
@@ -131,6 +131,17 @@ def test_an_object_of_ones_own_keeps_its_promise_or_is_refused():
         bootstrap_from_pretrained(source, GrowthConfig(width=2, width_method=wrong))
     modest = WidthMethod(share=wrong.share)
     bootstrap_from_pretrained(source, GrowthConfig(width=2, width_method=modest))
+
+
+def test_a_growth_on_disk_by_an_object_is_verified_with_it(tmp_path):
+    tiny("llama").save_pretrained(tmp_path / "base")
+    mine = GrowthConfig(width=2, width_method=WidthMethod(share=lambda *asked: split(*asked), keeps_function=True))
+    grow_checkpoint(tmp_path / "base", tmp_path / "grown", mine)
+    with pytest.raises(GrowthError, match=r"WidthMethod' is not known.*config=GrowthConfig"):
+        verify_checkpoint(tmp_path / "base", tmp_path / "grown")
+    assert verify_checkpoint(tmp_path / "base", tmp_path / "grown", config=mine).weight_error == 0
+    with pytest.raises(VerificationError, match="planned was"):
+        verify_checkpoint(tmp_path / "base", tmp_path / "grown", config=GrowthConfig(width=3))
 
 
 @pytest.mark.parametrize("method", ["split", "zero_pad"])
