@@ -118,8 +118,8 @@ def _recorded_growth(grown: Path) -> GrowthConfig:
         return GrowthConfig.from_dict(steps[-1]["recipe"])
     except GrowthError as error:
         raise GrowthError(
-            f"{grown / 'config.json'} names a growth that is not known here: {error} If it was made by an object of your "
-            "own, give it: verify_checkpoint(source, grown, config=GrowthConfig(...))."
+            f"{grown / 'config.json'} names a growth that is not known here: {error} If it was made by an object of "
+            "your own, give it: verify_checkpoint(source, grown, config=GrowthConfig(...))."
         ) from error
 
 
