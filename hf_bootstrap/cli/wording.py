@@ -15,6 +15,8 @@ _PHRASES = {
     "fit(..., n_params_are=...)": "n_params_are=",
     "summary() says": "`hf-bootstrap fit` says",
     "compute_optimal": "compute-optimal",
+    "num_hidden_layers cannot go": "--num-hidden-layers cannot go",
+    "in layer_map, such as (0, 2, 4)": "in --layer-map, such as 0,2,4",
 }
 _NAME = rf"\b({'|'.join(OPTIONS)})="
 _PAIR = re.compile(_NAME + r"\{'(\w+)': '([^']*)'\}")
