@@ -168,7 +168,7 @@ def text(tmp_path_factory):
 @pytest.mark.parametrize(
     ("number", "kills", "steps"),
     [
-        (signal.SIGKILL, 3, 20),
+        (signal.SIGKILL, 2, 16),
         pytest.param(signal.SIGKILL, 60, 40, marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, 20, 40, marks=pytest.mark.slow),
     ],

@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -51,6 +52,16 @@ UPCASTING = (
 # Head width is hidden size / heads here and nowhere else, so hidden size and heads grow together.
 DERIVES_HEAD_WIDTH = ("gpt2", "gpt_neox", "phi", "stablelm", "starcoder2")
 ARCHITECTURES = tuple(sorted((*EXACT, *UPCASTING)))
+# One of each build (fused or biased projections, norms, windows, gates, parallel blocks); `make test-all` takes all.
+_OF_EACH_BUILD = ("cohere", "gemma3_text", "gpt2", "gpt_neox", "llama", "olmo2", "phi3", "starcoder2")
+
+
+def mostly_slow(values, fast):
+    """Values to parametrise with, of which only some belong to the fast tests."""
+    return [value if value in fast else pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
+SPREAD = mostly_slow(ARCHITECTURES, _OF_EACH_BUILD)
 
 
 def tiny(model_type: str, *, dtype: torch.dtype = torch.float64, **changes: object) -> PreTrainedModel:

@@ -13,7 +13,7 @@ from hf_bootstrap.growth.bootstrap import bootstrap_from_pretrained
 from hf_bootstrap.growth.config import GrowthConfig
 from hf_bootstrap.growth.merging import merge_adapter
 
-from .models import allowed, drift, logits, random_ids, tiny
+from .models import allowed, drift, logits, mostly_slow, random_ids, tiny
 
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:.*{words}")
@@ -65,7 +65,7 @@ GROWTHS = {
 }
 
 
-@pytest.mark.parametrize("model_type", LINEAR)
+@pytest.mark.parametrize("model_type", mostly_slow(LINEAR, ("gpt2", "gpt_neox", "llama")))
 @pytest.mark.parametrize("growth", GROWTHS.values(), ids=GROWTHS)
 def test_grown_base_and_grown_adapter_compute_what_both_computed(model_type, growth, tmp_path):
     before = adapted(model_type, tmp_path)

@@ -10,7 +10,7 @@ from hf_bootstrap.growth.config import GrowthConfig
 from hf_bootstrap.growth.depth import find_layers, per_layer_lists
 from hf_bootstrap.growth.plan import plan_growth
 
-from .models import ARCHITECTURES, drift, logits, random_ids, tiny
+from .models import SPREAD, drift, logits, random_ids, tiny
 from .zoo import tiny_config, tiny_model
 
 MAPS = {"stack": [0, 1, 2, 0, 1, 2], "interpose": [0, 0, 1, 1, 2, 2], "explicit": [2, 0, 1, 1]}
@@ -38,7 +38,7 @@ def growth_by(name):
     return GrowthConfig(layer_map=MAPS[name]) if name == "explicit" else GrowthConfig(depth=2, depth_method=name)
 
 
-@pytest.mark.parametrize("model_type", ARCHITECTURES)
+@pytest.mark.parametrize("model_type", SPREAD)
 @pytest.mark.parametrize("name", MAPS)
 def test_a_deeper_model_equals_the_bases_layers_assembled_by_hand(model_type, name):
     source, ids = tiny(model_type), random_ids()

@@ -30,11 +30,13 @@ def tensors(folder):
 @pytest.mark.parametrize(
     ("model_type", "growth"),
     [
-        *((name, SILENT) for name in CONVERTED),
         *((name, BOTH) for name in CONVERTED),
-        *((name, PADDED) for name in ("mixtral", "gpt_oss", "phimoe")),
-        *((name, NEXT) for name in ("mixtral", "gpt_oss")),
-        ("hrm_text", DEEPER),
+        ("gpt_oss", PADDED),
+        ("mixtral", NEXT),
+        *(pytest.param(name, SILENT, marks=pytest.mark.slow) for name in CONVERTED),
+        *(pytest.param(name, PADDED, marks=pytest.mark.slow) for name in ("mixtral", "phimoe")),
+        pytest.param("gpt_oss", NEXT, marks=pytest.mark.slow),
+        pytest.param("hrm_text", DEEPER, marks=pytest.mark.slow),
     ],
     ids=lambda value: value if isinstance(value, str) else f"{value.depth_method}-{value.width_method}",
 )

@@ -32,7 +32,7 @@ from hf_bootstrap.growth.job import prepare_growth
 from hf_bootstrap.growth.layout import lay_out, shard_index
 from hf_bootstrap.store import lock
 
-from .models import drift, logits, random_ids, tiny
+from .models import drift, logits, mostly_slow, random_ids, tiny
 
 WIDER, DEEPER = GrowthConfig(width=2), GrowthConfig(depth=2)
 SILENT = GrowthConfig(depth=2, depth_method="identity")
@@ -61,7 +61,9 @@ def tensors(folder):
 
 
 @pytest.mark.parametrize("growth", [WIDER, DEEPER, BOTH, SILENT], ids=["wider", "deeper", "both", "identity"])
-@pytest.mark.parametrize("model_type", ["llama", "gpt2", "gpt_neox", "qwen3", "gemma3_text", "olmo3"])
+@pytest.mark.parametrize(
+    "model_type", mostly_slow(["llama", "gpt2", "gpt_neox", "qwen3", "gemma3_text", "olmo3"], ("gpt2", "gemma3_text"))
+)
 def test_the_files_hold_what_growth_in_memory_makes(tmp_path, monkeypatch, model_type, growth):
     monkeypatch.setattr(recipes, "BLOCK", 1000)  # many blocks a tensor
     base = make(tmp_path / "base", model_type)

@@ -146,6 +146,7 @@ def test_the_standard_librarys_code_still_means_what_it_meant():
         assert _meaning(text._code_only(source, ast.parse(source))) == _meaning(source), file
 
 
+@pytest.mark.slow  # `make demo` says so too
 def test_this_machine_has_enough_text_for_the_demo():
     """2.6M tokens of documentation and 1.1M of code, at most 2.2 bytes each, without a repeat."""
     documents = documentation()

@@ -112,8 +112,11 @@ def losses_of(model, study, output, rate_factors):
 
 @pytest.mark.parametrize(
     "growth",
-    [{"width": 2}, {"intermediate_size": 72}, {"width": 3, "intermediate_size": 48}],
-    ids=["all", "MLP alone", "unequal"],
+    [
+        pytest.param({"width": 2}, marks=pytest.mark.slow, id="all"),
+        pytest.param({"intermediate_size": 72}, marks=pytest.mark.slow, id="MLP alone"),
+        pytest.param({"width": 3, "intermediate_size": 48}, id="unequal"),
+    ],
 )
 def test_a_tiled_model_follows_its_base_with_the_rates_its_config_keeps(growth, model, study, tmp_path):
     """Each tensor has its own: with the MLP alone three times as wide, one of a layer's matrices reads copies."""
