@@ -6,7 +6,18 @@ from hf_bootstrap.growth.bootstrap import bootstrap_from_pretrained, grow_model
 from hf_bootstrap.growth.config import GrowthConfig
 from hf_bootstrap.growth.plan import plan_growth
 
-from .models import ARCHITECTURES, DERIVES_HEAD_WIDTH, SIZES, SPREAD, allowed, drift, logits, random_ids, tiny
+from .models import (
+    ARCHITECTURES,
+    DERIVES_HEAD_WIDTH,
+    SIZES,
+    SPREAD,
+    allowed,
+    drift,
+    logits,
+    mostly_slow,
+    random_ids,
+    tiny,
+)
 from .zoo import tiny_config, tiny_model
 
 
@@ -51,7 +62,7 @@ SPECIAL = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("model_type", SPECIAL)
+@pytest.mark.parametrize("model_type", mostly_slow(SPECIAL, SPECIAL[::2]))
 def test_special_architectures_give_the_same_logits_too(model_type):
     source, ids = tiny_model(model_type), random_ids() % 75 + 3
     expected = logits(source, input_ids=ids, use_cache=False)

@@ -58,7 +58,9 @@ def test_with_scratch_rows_effective_transfer_loses_its_lead_on_stacking():
     assert alone.predict(base_tokens=0, tokens=131_072).value > 100
 
 
-@pytest.mark.parametrize("planted", ["bootstrap", "total_tokens", "effective_transfer"])
+@pytest.mark.parametrize(
+    "planted", ["bootstrap", pytest.param("total_tokens", marks=pytest.mark.slow), "effective_transfer"]
+)
 def test_the_form_that_made_the_points_is_ranked_first(planted):
     laws = {
         "bootstrap": ScalingLaw.from_params("bootstrap", **TRUTH),

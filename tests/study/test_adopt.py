@@ -38,7 +38,9 @@ def test_with_all_points_nothing_is_trained_and_the_points_are_the_same(elsewher
     assert {spec.run_id for spec in make_tiny_grid().specs(known_runs(tmp_path / "here"))} == set(taken)
 
 
-@pytest.mark.parametrize("missing", range(11))
+@pytest.mark.parametrize(
+    "missing", [run if run in (0, 5, 10) else pytest.param(run, marks=pytest.mark.slow) for run in range(11)]
+)
 def test_a_missing_run_is_trained_with_what_it_starts_from_and_nothing_else(elsewhere, tmp_path, missing):
     specs, points = elsewhere
     lost = specs[missing]

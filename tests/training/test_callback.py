@@ -231,7 +231,7 @@ def test_a_gradient_that_is_no_number_stops_the_run(model, study, tmp_path):
         trainer(model, study, tmp_path, callback(study), max_steps=200, learning_rate=1e30, logging_steps=1).train()
 
 
-@pytest.mark.parametrize("mark", [32, 33, 300, 1000, 2500])
+@pytest.mark.parametrize("mark", [33, 1000, *(pytest.param(mark, marks=pytest.mark.slow) for mark in (32, 300, 2500))])
 def test_a_mark_is_found_at_the_first_step_past_it_though_counts_are_seldom_summed(model, study, tmp_path, mark):
     measure = callback(study, marks=[mark])
     sums = []
