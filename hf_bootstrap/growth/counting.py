@@ -4,6 +4,7 @@ Works on the meta device, so a plan can count what does not exist yet.
 """
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +14,11 @@ from ..units import training_flops_per_token
 from .plan import count_parameters, whole_shape
 from .sizes import field_value
 
-__all__ = ["FLOPS_FORMULA", "ModelSize", "measure_size"]
+__all__ = ["ModelSize", "measure_size"]
 
-FLOPS_FORMULA = "6*N_matmul + 6*layers*heads*head_dim*sequence_length per trained token (causal half)"
+_ATTENTION = "6*layers*heads*head_dim*sequence_length per trained token (causal half)"
+_WHOLE = f"6*N_matmul + {_ATTENTION}"
+_ADAPTED = f"4*N_matmul + 6*N_adapter + {_ATTENTION}; frozen weights have no gradient of their own"
 
 # How configs say how many experts a layer has, and how many of them one token goes through.
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
@@ -34,7 +37,8 @@ class ModelSize:
             model does not show which or how many these are.
         matmul: weights in matrix products for one token, output head included even if tied.
         layers, attention_width: for the attention term; None where the config does not say.
-        is_whole: whether all of it is trained; frozen weights have no gradient to compute, and no formula here.
+        adapter: weights of a LoRA in every layer that alone is trained; 0 where the whole model is trained; None where
+            any other part is frozen, for which there is no formula here.
     """
 
     total: int
@@ -43,13 +47,23 @@ class ModelSize:
     matmul: int
     layers: int | None
     attention_width: int | None
-    is_whole: bool = True
+    adapter: int | None = 0
+
+    @property
+    def flops_formula(self) -> str:
+        """How `flops_per_token` counts."""
+        return _ADAPTED if self.adapter else _WHOLE
 
     def flops_per_token(self, sequence_length: int) -> float | None:
-        """Training FLOPs of one token by `FLOPS_FORMULA`; None where its shape is not known or a part is frozen."""
-        if self.layers is None or self.attention_width is None or self.active is None or not self.is_whole:
+        """Training FLOPs of one token by `flops_formula`; None where the shape or what is trained is not known to it.
+
+        Frozen weights pass gradients on and have none of their own. That nothing below the first layer's adapters needs
+        one is left out: it makes the count too large by less than a layer's share.
+        """
+        if self.layers is None or self.attention_width is None or self.active is None or self.adapter is None:
             return None
-        return training_flops_per_token(self.matmul, self.layers, self.attention_width, sequence_length)
+        whole = training_flops_per_token(self.matmul + self.adapter, self.layers, self.attention_width, sequence_length)
+        return whole - 2.0 * self.matmul if self.adapter else whole
 
 
 def measure_size(model: Any) -> ModelSize:
@@ -75,8 +89,19 @@ def measure_size(model: Any) -> ModelSize:
         matmul=non_embedding - vectors - (idle or 0) + (0 if head is None else math.prod(whole_shape(head.weight))),
         layers=layers if isinstance(layers, int) else None,
         attention_width=_attention_width(config),
-        is_whole=all(parameter.requires_grad for parameter in model.parameters()),
+        adapter=_adapter(model, layers),
     )
+
+
+def _adapter(model: nn.Module, layers: Any) -> int | None:
+    """As `ModelSize.adapter`."""
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if len(trained) == sum(1 for _ in model.parameters()):
+        return 0
+    adapted = {found[1] for name in trained if (found := re.search(r"\.(\d+)\.", name))}
+    if all(".lora_" in name for name in trained) and len(adapted) == layers:
+        return sum(math.prod(whole_shape(p)) for p in trained.values())
+    return None
 
 
 def _attention_width(config: Any) -> int | None:

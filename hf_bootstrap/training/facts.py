@@ -15,7 +15,7 @@ from transformers.training_args import TrainingArguments
 
 from .. import __version__
 from ..errors import TrainingError
-from ..growth.counting import FLOPS_FORMULA, ModelSize
+from ..growth.counting import ModelSize
 from ..records import ScalingPoint
 
 __all__ = ["CONSTANT", "check_same_run", "check_unchanged", "data_facts", "model_facts", "versions"]
@@ -51,7 +51,7 @@ def model_facts(args: TrainingArguments, model: Any, size: ModelSize, sequence_l
         "n_params": size.total,
         "n_params_non_embedding": size.non_embedding,
         "n_params_active": size.active,
-        "flops_formula": FLOPS_FORMULA if per_token is not None else None,
+        "flops_formula": size.flops_formula if per_token is not None else None,
         "peak_lr": args.learning_rate,
         "schedule": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
         "attention": getattr(model.config, "_attn_implementation", None),

@@ -2,11 +2,15 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_bootstrap import GrowthConfig, bootstrap_from_pretrained
 from hf_bootstrap.errors import TrainingError
 from hf_bootstrap.growth.counting import measure_size
 from hf_bootstrap.training.freezing import add_lora, train_only_new_layers
+
+from .conftest import MODEL
 
 
 def changed_by_a_step(model):
@@ -46,6 +50,34 @@ def test_a_lora_trains_beside_a_frozen_model_and_is_counted(model):
     size = measure_size(adapted)
     added = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     assert size.total == before.total + added
-    assert size.flops_per_token(16) is None, "the formula counts gradients of every weight"
+    assert size.adapter == added
     with pytest.raises(TrainingError, match="of rank 0 trains nothing"):
         add_lora(model, 0)
+
+
+@pytest.mark.parametrize("adapted", [False, True], ids=["whole", "LoRA"])
+def test_the_floating_point_operations_are_those_pytorch_counts(adapted):
+    """All but attention, which PyTorch counts without the causal half, and what no gradient needs to reach."""
+    torch.manual_seed(0)
+    config = LlamaConfig(**{k: v for k, v in MODEL.items() if k != "model_type"}, attn_implementation="eager")
+    model = LlamaForCausalLM(config)
+    model = add_lora(model, 2) if adapted else model
+    length = 32
+    ids = torch.randint(0, config.vocab_size, (1, length))
+    with FlopCounterMode(display=False) as counter:
+        model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+    hidden, layers = config.hidden_size, config.num_hidden_layers
+    attention = 12 * layers * hidden * length  # the whole square of scores, forward and backward
+    unreached = 2 * 3 * hidden**2 + 2 * 3 * 2 * hidden if adapted else 0  # what the first q, k and v would pass on
+    expected = measure_size(model).flops_per_token(length) + attention / 2 - unreached
+    assert counter.get_total_flops() / length == pytest.approx(expected, rel=1e-9)
+
+
+def test_parts_frozen_otherwise_have_no_formula(model):
+    adapted = add_lora(model, 2)
+    for name, parameter in adapted.named_parameters():
+        if ".layers.0." in name:
+            parameter.requires_grad_(False)
+    assert measure_size(adapted).flops_per_token(16) is None
+    model.get_input_embeddings().weight.requires_grad_(False)
+    assert measure_size(model).flops_per_token(16) is None
