@@ -16,12 +16,13 @@ from .errors import PointError, RecordError, did_you_mean
 from .fields import as_plain_json, brief, build, settle, settled_fields
 from .sealing import canonical_json
 
-__all__ = ["OPTIMIZERS", "PHASES", "SCHEMA", "RunSpec", "ScalingPoint"]
+__all__ = ["AUTOCAST", "OPTIMIZERS", "PHASES", "SCHEMA", "RunSpec", "ScalingPoint"]
 
 SCHEMA = 1
 PHASES = ("warmup", "stable", "decay", "end")
 OPTIMIZERS = ("reset", "grow")
-_LATER_FIELDS = {"lora": None, "optimizer": "reset"}
+AUTOCAST = ("no", "bf16", "fp16")
+_LATER_FIELDS = {"lora": None, "optimizer": "reset", "autocast": "no"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,7 @@ class ScalingPoint:
         peak_lr, lr, schedule, rewarm_tokens, optimizer_reset: how the learning rate went.
         batch_tokens: trained tokens of one optimizer step, all ranks.
         sequence_length: trained tokens of one block.
+        dtype: of the weights; autocast: what products are computed in where not in that, "no", "bf16" or "fp16".
         hashes: of `data`, `tokenizer` and `eval_set`.
     """
 
@@ -87,6 +89,7 @@ class ScalingPoint:
     attention_reason: str | None = None
     world_size: int | None = None
     dtype: str | None = None
+    autocast: str | None = None
     hashes: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     tokens_per_second: float | None = None
@@ -153,6 +156,7 @@ class RunSpec:
         batch_size: blocks of one optimizer step; sequence_length: trained tokens of one block.
         checkpoints: token counts at which a checkpoint is kept for others to start from.
         marks: token counts at which a point is measured; the end always is.
+        dtype: of the weights; autocast: as in `ScalingPoint`.
     """
 
     method: str
@@ -187,6 +191,7 @@ class RunSpec:
     marks: tuple[int, ...] = ()
     attention: str | None = None
     dtype: str = "float32"
+    autocast: str = "no"
 
     def __post_init__(self) -> None:
         """Refuse a run that could not be carried out."""
@@ -230,6 +235,8 @@ class RunSpec:
     def _check_stage(self) -> None:
         if self.optimizer not in OPTIMIZERS:
             raise RecordError(f"optimizer is {brief(self.optimizer)}. {did_you_mean(self.optimizer, OPTIMIZERS)}")
+        if self.autocast not in AUTOCAST:
+            raise RecordError(f"autocast is {brief(self.autocast)}. {did_you_mean(self.autocast, AUTOCAST)}")
         if self.lora is not None:
             # Whole, so that equal requests have equal names.
             object.__setattr__(self, "lora", _whole_lora(self.lora))
@@ -284,7 +291,7 @@ class RunSpec:
         return "-".join(re.sub(r"[^A-Za-z0-9.]+", "_", word)[:40] for word in words) + f"-{digest}"
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as plain JSON types; `lora` and `optimizer` are left out where they say nothing."""
+        """The record as plain JSON types; `lora`, `optimizer` and `autocast` are left out where they say nothing."""
         record = as_plain_json(self)
         # A run is named by the hash of this. Fields that came after the first runs must not rename those that do not
         # use them, or every study would be trained again.

@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-from hf_bootstrap.records import PHASES, RunSpec, ScalingPoint
+from hf_bootstrap.records import AUTOCAST, PHASES, RunSpec, ScalingPoint
 
 counts = st.integers(0, 2**63 - 1)
 amounts = st.floats(0, 1e300)
@@ -45,6 +45,7 @@ points = st.builds(
     versions=st.dictionaries(words, words, max_size=2),
     optimizer_reset=_maybe(st.booleans()),
     attention_reason=_maybe(words),
+    autocast=_maybe(st.sampled_from(AUTOCAST)),
     mfu=_maybe(amounts),
 )
 

@@ -289,7 +289,9 @@ def test_a_run_keeps_the_name_it_had_before_later_fields_existed():
     # Folders of finished runs bear these names: another one would train them again.
     assert RunSpec(**SPEC).run_id == "continue-code-0-5120-e3dee62403"
     assert RunSpec(**SPEC, lora=None, optimizer="reset").run_id == "continue-code-0-5120-e3dee62403"
-    assert RunSpec.from_dict({**RunSpec(**SPEC).to_dict(), "lora": None, "optimizer": "reset"}) == RunSpec(**SPEC)
+    assert RunSpec.from_dict(
+        {**RunSpec(**SPEC).to_dict(), "lora": None, "optimizer": "reset", "autocast": "no"}
+    ) == RunSpec(**SPEC)
 
 
 def test_a_lora_is_held_whole_so_that_equal_requests_have_equal_names():
@@ -343,6 +345,7 @@ def test_the_config_of_a_model_names_the_same_run_after_json():
         ({"lora": {"r": 2}, "start": None, "model": {}}, "from scratch"),
         ({"optimizer": "grow", "start": None, "model": {}}, "from scratch"),
         ({"optimizer": "grown"}, "Did you mean 'grow'"),
+        ({"autocast": "bfloat16"}, "Did you mean 'bf16'"),
         ({"optimizer": "grow", "lora": {"r": 2}}, "Leave one of them out"),
         ({"data": "/etc/passwd"}, "data"),
         ({"data": "../secret"}, "data"),

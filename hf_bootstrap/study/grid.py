@@ -106,7 +106,7 @@ class Grid:
         reserve_tokens: a second stage on the base's own text begins behind this many; None: behind the largest mark.
         seeds: one trunk each.
         tokenizer, tokenizer_hash: the tokenizer's folder under the study's, and its hash.
-        attention, dtype: as in `RunSpec`.
+        attention, dtype, autocast: as in `RunSpec`.
     """
 
     model: Mapping[str, Any] | None
@@ -126,6 +126,7 @@ class Grid:
     tokenizer_hash: str | None = None
     attention: str | None = None
     dtype: str = "float32"
+    autocast: str = "no"
 
     def __post_init__(self) -> None:
         """Refuse a grid that cannot be laid out."""
@@ -258,6 +259,7 @@ class Grid:
             "hashes": hashes if self.tokenizer_hash is None else {**hashes, "tokenizer": self.tokenizer_hash},
             "attention": self.attention,
             "dtype": self.dtype,
+            "autocast": self.autocast,
         }
 
     def _stage(

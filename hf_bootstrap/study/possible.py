@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import GrowthError, StudyError, did_you_mean
 from ..growth.config import DTYPES_TO_WRITE, SIZE_FIELDS, GrowthConfig
+from ..records import AUTOCAST
 
 if TYPE_CHECKING:
     from .config import BaseConfig, MethodConfig, StudyConfig
@@ -46,6 +47,8 @@ def check_possible(config: "StudyConfig") -> None:
         )
     if training.dtype not in DTYPES_TO_WRITE:
         raise StudyError(f"training.dtype is {training.dtype!r}. {did_you_mean(training.dtype, DTYPES_TO_WRITE)}")
+    if training.autocast not in AUTOCAST:
+        raise StudyError(f"training.autocast is {training.autocast!r}. {did_you_mean(training.autocast, AUTOCAST)}")
     attention = training.attention
     # A name with a slash is a kernel on the Hub.
     if attention is not None and attention not in _ATTENTION and "/" not in attention:

@@ -100,6 +100,7 @@ def _grid(config: StudyConfig, facts: Mapping[str, Any], base: BaseConfig, seed:
         tokenizer_hash=facts[base.text]["held_out"]["tokenizer_hash"],
         attention=training.attention,
         dtype=training.dtype,
+        autocast=training.autocast,
     )
 
 

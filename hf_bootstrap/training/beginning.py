@@ -74,7 +74,8 @@ def begin(folder: RunFolder, spec: RunSpec) -> Beginning:
 
 def _attend(model: PreTrainedModel, spec: RunSpec) -> Attention:
     """Give the model its attention implementation."""
-    attention = choose_attention(spec.attention, dtype=getattr(torch, spec.dtype), model=model)
+    computed = {"no": spec.dtype, "bf16": "bfloat16", "fp16": "float16"}[spec.autocast]
+    attention = choose_attention(spec.attention, dtype=getattr(torch, computed), model=model)
     try:
         model.set_attn_implementation(attention.name)
     except (ImportError, ValueError) as error:

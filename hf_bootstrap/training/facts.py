@@ -57,6 +57,7 @@ def model_facts(args: TrainingArguments, model: Any, size: ModelSize, sequence_l
         "attention": getattr(model.config, "_attn_implementation", None),
         "world_size": args.world_size,
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "autocast": args.mixed_precision,
         "versions": versions(),
     }
 

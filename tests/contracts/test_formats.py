@@ -90,10 +90,10 @@ def test_the_name_of_a_run_is_the_one_specified():
     )  # fmt: skip
     digest = hashlib.sha256(canonical_json(spec.to_dict()).encode()).hexdigest()[:10]
     assert spec.run_id == f"a_b-x-0-128-{digest}"
-    later = {"lora", "optimizer"}
+    later = {"lora", "optimizer", "autocast"}
     assert set(spec.to_dict()) == set(rows("5")) - later
     assert later == set(re.findall(r"`(\w+)`", re.search(r"except that (.*) MUST be left out", SECTIONS["5"])[1]))
-    for change in ({"lora": {"r": 8}}, {"optimizer": "grow"}):
+    for change in ({"lora": {"r": 8}}, {"optimizer": "grow"}, {"autocast": "bf16"}):
         changed = dataclasses.replace(spec, **change)
         assert set(changed.to_dict()) == set(spec.to_dict()) | set(change)
         assert changed.run_id != spec.run_id

@@ -103,6 +103,7 @@ def test_a_file_that_is_wrong_is_refused_at_its_place(path, value, message):
             {"model_type": "gpt2", "n_embd": 64, "n_head": 2, "n_positions": 64},
             "has 64 positions",
         ),
+        ("training.autocast", "bf61", r"training.autocast is 'bf61'\. Did you mean 'bf16'"),
         ("training.dtype", "float33", r"training.dtype is 'float33'\. Did you mean 'float32'"),
         ("training.attention", "foo", r"training.attention is 'foo'\. Known: eager"),
         ("methods.1.growth", {"width": 2, "hidden_size": 100}, "'stack' cannot grow model 'small': .* from 64 to 100"),

@@ -1,6 +1,7 @@
 """A run: exact counts, exact resume, a decay branched from a trunk, and clear refusals."""
 
 import dataclasses
+import json
 import shutil
 
 import pytest
@@ -177,3 +178,13 @@ def test_a_text_that_was_packed_again_is_refused_before_any_compute(here, study,
         run_one(folder)
     assert [path.name for path in folder.path.iterdir()] == ["run.json"]
     assert carry_out(here, spec(eval_sets=sets, hashes=found)).points()[-1].hashes == found
+
+
+def test_products_in_bfloat16_leave_the_weights_and_the_counts_and_are_named(here):
+    exact, cast = (carry_out(here, spec(autocast=name)) for name in ("no", "bf16"))
+    (before,), (after,) = exact.points(), cast.points()
+    assert (before.autocast, after.autocast) == ("no", "bf16")
+    assert (before.dtype, after.dtype) == ("float32", "float32")
+    assert (before.tokens, before.flops) == (after.tokens, after.flops)
+    assert before.loss != after.loss == pytest.approx(before.loss, rel=1e-2)
+    assert "autocast" not in json.loads((exact.path / "run.json").read_text())
