@@ -97,12 +97,9 @@ def main() -> None:
         print(f"Another tokenizer, {added:,} tokens are new: compare and fit bits_per_byte, not loss.")
     model = bootstrap_from_pretrained(base, growth)
     dtype = model.dtype if args.mixed_precision == "no" else None
-    kernel = attention.choose_attention(
-        given.attn_implementation, dtype=dtype, isolated=given.isolate_documents, model=model
-    )
+    kernel = attention.give_attention(model, given.attn_implementation, dtype=dtype, isolated=given.isolate_documents)
     if given.isolate_documents:
-        check_isolation(model)  # with the attention it was loaded with: that of a GPU does not run here yet
-    model.set_attn_implementation(kernel.name)
+        check_isolation(model)
     if given.only_new_layers:
         freezing.train_only_new_layers(model)
     if given.lora_r:

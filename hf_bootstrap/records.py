@@ -21,7 +21,7 @@ __all__ = ["AUTOCAST", "OPTIMIZERS", "PHASES", "SCHEMA", "RunSpec", "ScalingPoin
 SCHEMA = 1
 PHASES = ("warmup", "stable", "decay", "end")
 OPTIMIZERS = ("reset", "grow")
-AUTOCAST = ("no", "bf16", "fp16")
+AUTOCAST = ("no", "bf16")  # of runs; a point may come from anywhere and say fp16
 _LATER_FIELDS = {"lora": None, "optimizer": "reset", "autocast": "no"}
 
 
@@ -156,7 +156,7 @@ class RunSpec:
         batch_size: blocks of one optimizer step; sequence_length: trained tokens of one block.
         checkpoints: token counts at which a checkpoint is kept for others to start from.
         marks: token counts at which a point is measured; the end always is.
-        dtype: of the weights; autocast: as in `ScalingPoint`.
+        dtype: of the weights; autocast: "bf16" computes products in bfloat16 beside them, "no" in theirs.
     """
 
     method: str

@@ -78,7 +78,7 @@ def measure_size(model: Any) -> ModelSize:
     inside = {name: p for name, p in model.named_parameters() if id(p) not in of_head}
     # An adapter of the head lies in the head's wrapper, and is left out with it.
     non_embedding -= sum(math.prod(whole_shape(p)) for name, p in inside.items() if ".lora_" in name)
-    shapes = [whole_shape(p) for p in inside.values()]
+    shapes = [whole_shape(p) for name, p in inside.items() if ".lora_" not in name]
     vectors = sum(math.prod(shape) for shape in shapes if len(shape) < 2)
     config = model.config.get_text_config()
     layers, idle = field_value(config, "num_hidden_layers"), _idle(model, config)

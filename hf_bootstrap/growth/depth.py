@@ -82,8 +82,10 @@ def find_layers(config: PreTrainedConfig, model_class: type[PreTrainedModel] | N
     """Find the layers by building one more and looking for what appeared.
 
     Raises:
-        UnsupportedModelError: no field makes one more layer one more numbered entry of a module list.
+        UnsupportedModelError: no field makes one more layer one more numbered entry of a module list, or the model is
+            several, each with layers of its own.
     """
+    _check_one_stack(config)
     tensors = set(named_tensors(build_meta(config, model_class)))
     tried: list[str] = []
     for fields, count in _candidates(config):
@@ -211,6 +213,21 @@ def per_layer_lists(config: PreTrainedConfig, layers: Layers) -> dict[str, list[
         for k, v in lists.items()
         if (k in follows or "layer" in k or k in _COUNTING_LISTS) and not _are_numbers(k, v, count)
     }
+
+
+def _check_one_stack(config: PreTrainedConfig) -> None:
+    """Refuse a config that counts the layers of several parts and of none that is the language model's.
+
+    blt has a patcher, an encoder, a decoder and a global model: the first to be found only says where patches begin.
+    """
+    fields = [fields[0] for fields, _ in _candidates(config)]
+    own = (text_part(config), "")
+    parts = {field.rpartition(".")[0] + "." if "." in field else "" for field in fields}
+    if len(parts) > 1 and not parts & set(own):
+        raise UnsupportedModelError(
+            f"{config.model_type} is several models in one, each with layers of its own ({', '.join(fields)}), and its "
+            "config does not say which of them is the language model. Growth takes models with one stack of layers."
+        )
 
 
 def _candidates(config: PreTrainedConfig) -> Iterator[tuple[tuple[str, ...], int]]:

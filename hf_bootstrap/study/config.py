@@ -193,8 +193,8 @@ class TrainingConfig:
         decay_share: last part of every mark over which the rate falls to 0.
         attention: implementation; the machine's choice if left out.
         dtype: of the weights.
-        autocast: what matrix products are computed in: "no" (as the weights are), "bf16" or "fp16". On a GPU "bf16" is
-            several times as fast, and lets FlashAttention run.
+        autocast: what matrix products are computed in: "no" (as the weights are) or "bf16", which is faster for large
+            models on a GPU, and lets FlashAttention run.
     """
 
     peak_lr: float = 4e-3

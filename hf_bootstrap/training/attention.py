@@ -9,7 +9,7 @@ import torch
 from ..errors import TrainingError
 from . import varlen
 
-__all__ = ["Attention", "choose_attention"]
+__all__ = ["Attention", "choose_attention", "give_attention"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,11 +23,12 @@ class Attention:
 def choose_attention(
     asked: str | None = None, *, dtype: torch.dtype | None = None, isolated: bool = False, model: Any = None
 ) -> Attention:
-    """Take what was asked for, else the newest FlashAttention package that this GPU can run, else PyTorch's own.
+    """Take what was asked for, else the fastest that this machine and the model can run.
 
-    PyTorch's own flash kernel runs inside sdpa as long as there is no mask. Documents that are kept apart need one, so
-    for them the kernel is called with where they begin (`varlen`). The packages are passed over there: transformers
-    tells them where documents begin in batches of one row alone, and in larger ones they see each other.
+    For plain blocks that is the newest FlashAttention package, else sdpa, in which PyTorch's own flash kernel runs as
+    long as there is no mask. Documents that are kept apart need one, so for them that kernel is called with where they
+    begin (`varlen`). The packages are passed over there: transformers tells them where documents begin in batches of
+    one row alone, and in larger ones they see each other.
 
     Args:
         asked: a value of transformers' `attn_implementation`.
@@ -56,6 +57,37 @@ def choose_attention(
     if dtype not in (None, torch.float16, torch.bfloat16):
         return _plain(model, f"FlashAttention knows no {str(dtype).removeprefix('torch.')}")
     return _for_documents(model) if isolated else _for_blocks(model)
+
+
+def give_attention(
+    model: Any, asked: str | None = None, *, dtype: torch.dtype | None = None, isolated: bool = False
+) -> Attention:
+    """Choose for a model, set it, and say what the model really runs with.
+
+    Some classes of transformers keep their implementation whatever is set, and a package can be installed and broken.
+
+    Raises:
+        TrainingError: the model cannot run with what was asked for, or documents would see each other (see
+            `choose_attention`).
+    """
+    chosen = choose_attention(asked, dtype=dtype, isolated=isolated, model=model)
+    problem = ""
+    try:
+        if model.config._attn_implementation != chosen.name:
+            model.set_attn_implementation(chosen.name)
+    except (ImportError, ValueError) as error:
+        problem = f": {error}"
+        if asked is None:
+            model.set_attn_implementation(_plain(model, "").name)
+    name = str(model.config._attn_implementation)
+    if name == chosen.name:
+        return chosen
+    if asked is not None:
+        raise TrainingError(
+            f"{type(model).__name__} cannot run with attention {asked!r}{problem or f', it keeps {name!r}'}. Name "
+            "another one, or none: this machine's choice is then taken."
+        )
+    return Attention(name=name, reason=f"{type(model).__name__} did not take {chosen.name} ({chosen.reason}){problem}")
 
 
 def _for_blocks(model: Any) -> Attention:

@@ -21,7 +21,7 @@ from ..growth.optimizer_state import grown_moments
 from ..hub.refusals import showable, without_secrets
 from ..records import RunSpec
 from ..store import COMPLETE, RunFolder
-from .attention import Attention, choose_attention
+from .attention import Attention, choose_attention, give_attention
 from .freezing import add_lora
 
 __all__ = ["Beginning", "begin", "carried_moments", "start_folder"]
@@ -53,7 +53,12 @@ def begin(folder: RunFolder, spec: RunSpec) -> Beginning:
     """
     dtype = getattr(torch, spec.dtype)
     if spec.model is not None:
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**spec.model)).to(dtype)
+        try:
+            model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**spec.model), **_asked(spec)).to(dtype)
+        except (ImportError, ValueError) as error:
+            raise TrainingError(
+                f"run {spec.run_id} cannot be begun: {error} Mend the model or the attention."
+            ) from error
         return Beginning(model=model, attention=_attend(model, spec), n_params_base=None, growth=None)
     root = _root_of(folder, spec)
     # A LoRA's checkpoint holds the adapter alone, so a branch too makes the weights under it as the stage began.
@@ -74,16 +79,16 @@ def begin(folder: RunFolder, spec: RunSpec) -> Beginning:
 
 def _attend(model: PreTrainedModel, spec: RunSpec) -> Attention:
     """Give the model its attention implementation."""
-    computed = {"no": spec.dtype, "bf16": "bfloat16", "fp16": "float16"}[spec.autocast]
-    attention = choose_attention(spec.attention, dtype=getattr(torch, computed), model=model)
+    dtype = torch.bfloat16 if spec.autocast == "bf16" else getattr(torch, spec.dtype)
     try:
-        model.set_attn_implementation(attention.name)
-    except (ImportError, ValueError) as error:
-        raise TrainingError(
-            f"run {spec.run_id} cannot run with attention {attention.name!r} ({attention.reason}): {error} Name "
-            "another one in the study file or the run, or none: this machine's choice is then taken."
-        ) from error
-    return attention
+        return give_attention(model, spec.attention, dtype=dtype)
+    except TrainingError as error:
+        raise TrainingError(f"run {spec.run_id}: {error}") from error
+
+
+def _asked(spec: RunSpec) -> dict[str, str]:
+    """What loading is told: some classes take an implementation then and never again."""
+    return {} if spec.attention is None else {"attn_implementation": choose_attention(spec.attention).name}
 
 
 def carried_moments(folder: RunFolder, spec: RunSpec, model: PreTrainedModel) -> dict[str, dict[str, Tensor]] | None:
@@ -133,12 +138,13 @@ def _root_of(folder: RunFolder, spec: RunSpec) -> RunSpec:
     root = spec
     while root.resume:
         root = RunFolder(folder.study / "runs" / str(root.parent_run_id)).spec()
-        if (root.lora, root.optimizer) != (spec.lora, spec.optimizer):
-            raise TrainingError(
-                f"run {spec.run_id} has lora {spec.lora} and optimizer {spec.optimizer!r}, but resumes {root.run_id} "
-                f"with lora {root.lora} and optimizer {root.optimizer!r}: a branch goes on as its stage began. "
-                "Repeat them."
-            )
+        for name in ("lora", "optimizer", "dtype", "autocast"):
+            mine, its = getattr(spec, name), getattr(root, name)
+            if mine != its:
+                raise TrainingError(
+                    f"run {spec.run_id} has {name} {mine!r}, but resumes {root.run_id} with {name} {its!r}: a branch "
+                    "goes on as its stage began. Repeat it."
+                )
     return root
 
 
@@ -151,8 +157,8 @@ def _load(folder: RunFolder, spec: RunSpec) -> tuple[PreTrainedModel, int, Mappi
             "hf_bootstrap.merge_adapter(base, adapter, target)."
         )
     try:
-        model = AutoModelForCausalLM.from_pretrained(start, dtype=getattr(torch, spec.dtype))
-    except (OSError, ValueError) as error:
+        model = AutoModelForCausalLM.from_pretrained(start, dtype=getattr(torch, spec.dtype), **_asked(spec))
+    except (OSError, ImportError, ValueError) as error:
         raise TrainingError(
             f"run {spec.run_id} starts from {start}, which cannot be loaded: {without_secrets(str(error))} Check the "
             "path, or the name and whether this machine is online; the run then goes on."

@@ -134,7 +134,6 @@ def _arguments(folder: RunFolder, spec: RunSpec) -> TrainingArguments:
         disable_tqdm=True,
         use_cpu=not torch.cuda.is_available(),
         bf16=spec.autocast == "bf16",
-        fp16=spec.autocast == "fp16",
     )
     if spec.batch_size % arguments.world_size:
         raise TrainingError(

@@ -67,7 +67,10 @@ def _attend(
             f"{TORCH_VARLEN} attention has no {', '.join(unknown) or 'cache, no bidirectional and no uneven heads'}, "
             f"which {type(module).__name__} asks for. Take another attention implementation."
         )
-    rows: list[Tensor] = [states.transpose(1, 2).reshape(batch * length, -1, width) for states in (query, key, value)]
+    # Under autocast rotary angles leave queries and keys in float32 and values in the narrower type.
+    rows: list[Tensor] = [
+        states.transpose(1, 2).reshape(batch * length, -1, width).to(value.dtype) for states in (query, key, value)
+    ]
     kept = None
     if attention_mask is not None:
         kept = attention_mask.flatten().nonzero()[:, 0]
@@ -79,14 +82,14 @@ def _attend(
         begins, longest = _documents(position_ids, batch, length, query.device)
     q, k, v = rows
     window = (sliding_window - 1 if sliding_window else -1, 0)
-    # Grouped heads have to be announced from PyTorch 2.12 on; the kernel itself always knew them.
+    # Newer releases want grouped heads announced; the kernel itself always knew them.
     grouped: dict[str, Any] = {"enable_gqa": key.shape[1] != heads} if "enable_gqa" in _ARGUMENTS else {}
     attended = varlen.varlen_attn(
         q, k, v, begins, begins, longest, longest, scale=scaling, window_size=window, **grouped
     )
     found = attended if isinstance(attended, Tensor) else attended[0]
     if kept is not None:
-        found = torch.zeros_like(query.transpose(1, 2)).reshape(batch * length, heads, width).index_copy(0, kept, found)
+        found = found.new_zeros(batch * length, heads, width).index_copy(0, kept, found)
     return found.view(batch, length, heads, width), None
 
 

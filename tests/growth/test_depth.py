@@ -88,6 +88,11 @@ def test_a_layer_that_depends_on_its_number_is_refused():
         plan_growth(source.config, GrowthConfig(depth=2))
 
 
+def test_a_model_of_several_is_refused_for_nobody_says_which_shall_grow():
+    with pytest.raises(UnsupportedModelError, match=r"several models in one.*patcher_config.num_hidden_layers"):
+        plan_growth(tiny_config("blt"), GrowthConfig(depth=2))
+
+
 def test_a_layer_built_by_its_position_is_refused():
     # Differential attention weighs its second map by a constant of the layer's number.
     source = tiny("diffllama")

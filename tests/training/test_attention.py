@@ -73,6 +73,7 @@ def test_a_package_that_lets_documents_see_each_other_is_refused(asked):
 def one_document_at_a_time(q, k, v, cu_q, cu_k, max_q, max_k, *, scale, window_size, enable_gqa=True):
     """The kernel's documentation, carried out with sdpa; PyTorch has none for a CPU."""
     assert window_size[1] == 0
+    assert q.dtype == k.dtype == v.dtype
     assert cu_q.dtype == torch.int32
     assert max_q == cu_q.diff().max()
     assert cu_q[0] == 0
@@ -111,6 +112,26 @@ def test_attention_over_documents_is_that_of_sdpa_with_a_mask(monkeypatch, kv_he
         torch.testing.assert_close(*logits, rtol=0, atol=1e-5)
     assert leak(ours) < 1e-6
     check_isolation(ours)
+
+
+def test_a_kernel_that_knows_documents_in_one_row_alone_leaks(monkeypatch):
+    ours, _ = two_models(monkeypatch)
+    places = varlen._documents
+    monkeypatch.setattr(
+        varlen, "_documents", lambda given, batch, *rest: places(given if batch == 1 else None, batch, *rest)
+    )
+    assert leak(ours) > 0.1
+
+
+def test_under_autocast_the_kernel_gets_one_type_and_answers_as_sdpa_does(monkeypatch):
+    ours, theirs = two_models(monkeypatch)
+    ids, mask = torch.arange(24).view(2, 12), torch.ones(2, 12, dtype=torch.long)
+    mask[1, 8:] = 0
+    for given in ({"position_ids": torch.arange(6).repeat(2, 2)}, {"attention_mask": mask}):
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = [model(input_ids=ids, use_cache=False, **given).logits[:, :8] for model in (ours, theirs)]
+        assert logits[0].dtype == logits[1].dtype
+        torch.testing.assert_close(*logits, rtol=0, atol=1e-2)
 
 
 def test_padding_is_left_out_and_gradients_flow(monkeypatch):
@@ -181,3 +202,37 @@ def test_a_model_that_sdpa_would_compute_otherwise_is_eager_without_a_gpu_too(mo
     gemma = tiny("gemma2", **WIDE)
     assert attention.choose_attention(model=gemma).name == without_varlen(gemma)
     assert attention.choose_attention(model=tiny("gpt2", n_embd=16, n_layer=1, n_head=2)).name == "sdpa"
+
+
+def test_what_a_model_really_runs_with_is_said(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    stubborn = tiny("gptj", n_embd=16, n_layer=1, n_head=2, rotary_dim=4)
+    runs = stubborn.config._attn_implementation
+    other = "sdpa" if runs == "eager" else "eager"
+    found = attention.give_attention(stubborn)
+    assert found.name == runs == stubborn.config._attn_implementation
+    stubborn._supports_sdpa = runs == "eager"  # so that the other is chosen for it
+    found = attention.give_attention(stubborn)
+    assert found.name == runs
+    assert f"did not take {other}" in found.reason
+    with pytest.raises(TrainingError, match=f"cannot run with attention '{other}', it keeps '{runs}'"):
+        attention.give_attention(stubborn, other)
+
+
+def test_a_package_that_is_installed_and_broken_is_passed_over(monkeypatch):
+    machine(monkeypatch, (9, 0), {4})
+    model = tiny("llama", **WIDE)
+    whole = type(model).set_attn_implementation
+
+    def broken(self, name):
+        if "flash" in name:
+            raise ImportError("No module named 'cutlass.cute'")
+        whole(self, name)
+
+    monkeypatch.setattr(type(model), "set_attn_implementation", broken)
+    found = attention.give_attention(model)
+    assert found.name == model.config._attn_implementation == "sdpa"
+    assert "did not take flash_attention_4" in found.reason
+    assert "No module named 'cutlass.cute'" in found.reason
+    with pytest.raises(TrainingError, match=r"cutlass.cute.*Name another"):
+        attention.give_attention(model, "flash_attention_4")

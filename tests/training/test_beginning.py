@@ -44,5 +44,21 @@ def test_attention_that_a_model_has_not_is_named(tmp_path):
         method="scratch", domain="words", seed=0, model=MODEL, data="train", tokens=64, attention="flash_attention_9",
         eval_sets={"words": "held"}, peak_lr=1e-3, batch_size=2, sequence_length=16,
     )  # fmt: skip
-    with pytest.raises(TrainingError, match=r"cannot run with attention 'flash_attention_9' \(asked for\): .*Name"):
+    with pytest.raises(TrainingError, match=r"cannot be begun: .*flash_attention_9.* Mend the model or the attention"):
         begin(RunFolder.create(tmp_path, spec), spec)
+
+
+def test_attention_asked_for_is_given_to_classes_that_take_it_when_they_are_made(tmp_path):
+    small = {
+        "model_type": "falcon",
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "vocab_size": 50,
+    }
+    spec = RunSpec(
+        method="scratch", domain="words", seed=0, model=small, data="train", tokens=64, attention="eager",
+        eval_sets={"words": "held"}, peak_lr=1e-3, batch_size=2, sequence_length=16,
+    )  # fmt: skip
+    start = begin(RunFolder.create(tmp_path, spec), spec)
+    assert start.attention.name == start.model.config._attn_implementation == "eager"

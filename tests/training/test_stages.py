@@ -139,7 +139,9 @@ def test_a_lora_leaves_points_that_say_what_was_trained(here, trunk):
     assert (end.method, end.n_params_base, end.n_params) == ("lora", base.n_params, base.n_params + added)
     assert end.n_params_active == end.n_params
     assert end.n_params_non_embedding == base.n_params_non_embedding, "it merges into the weights beside it"
-    assert (end.flops, end.flops_formula) == (None, None)
+    own = base.flops / base.tokens  # a token's, all weights trained: a third of it is their gradients, attention aside
+    assert end.flops / end.tokens == pytest.approx(own - 2 * (base.n_params - 300 * 16 - 5 * 16) + 6 * added)
+    assert "4*N_matmul + 6*N_adapter" in end.flops_formula
     saved = run.path / "checkpoint-100"
     assert sum(t.numel() for t in load_file(saved / "adapter_model.safetensors").values()) == added
     assert json.loads((saved / "adapter_config.json").read_text())["lora_dropout"] == 0.1
