@@ -11,12 +11,15 @@ from hf_bootstrap.store import read_points
 from hf_bootstrap.study import analysis, conduct, text
 
 MARKS = (5_120, 10_240, 20_480)
-TITLES = {"continue": "Continued", "expand-split": "width"}  # stacking is run by `make demo` alone
+TITLES = {"continue": "Continued", "stack": "depth", "expand-split": "width"}
 
 
-@pytest.fixture
-def small(monkeypatch):
-    """The demo with a fraction of its text, a hundredth of its tokens and one growth; everything else as it is."""
+@pytest.fixture(
+    params=[("continue", "expand-split"), pytest.param(tuple(TITLES), marks=pytest.mark.slow)],
+    ids=["one growth", "all"],
+)
+def small(request, monkeypatch):
+    """The demo with a fraction of its text and a hundredth of its tokens; everything else as it is. Gives its methods."""
     whole = demo.demo_study()
     sources = text._sources
     monkeypatch.setattr(text, "_sources", lambda folder: sources(folder)[:60])
@@ -25,21 +28,24 @@ def small(monkeypatch):
         whole,
         held_out_characters=4_000,
         bases=tuple(dataclasses.replace(base, tokens=MARKS) for base in whole.bases),
-        methods=tuple(dataclasses.replace(method, tokens=MARKS) for method in whole.methods if method.name in TITLES),
+        methods=tuple(
+            dataclasses.replace(method, tokens=MARKS) for method in whole.methods if method.name in request.param
+        ),
         training=dataclasses.replace(whole.training, warmup_steps=4, rewarm_steps=2),
     )
     monkeypatch.setattr(demo, "demo_study", lambda: part)
+    return request.param
 
 
 def test_the_whole_story_runs_and_a_second_call_trains_nothing(small, tmp_path, monkeypatch):
     said = []
     report = demo.run_demo(tmp_path, say=said.append)
     done = {file: file.stat().st_mtime_ns for file in tmp_path.glob("runs/*/done.json")}
-    assert len(done) == 4 + 2 * 4 + 2 * 3 * 4
+    assert len(done) == 4 + (4 + 3 * 4) * len(small)
 
     page = report.read_text()
     assert not re.findall(r"<(?:script|link|img|iframe)\b[^>]*(?:src|href)=[\"']?(?!data:)", page)
-    for method, title in TITLES.items():
+    for method, title in ((name, TITLES[name]) for name in small):
         assert title in page
         assert title in said[-1]
         points = read_points(tmp_path / f"points/{method}.jsonl").points
