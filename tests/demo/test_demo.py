@@ -19,7 +19,7 @@ TITLES = {"continue": "Continued", "stack": "depth", "expand-split": "width"}
     ids=["one growth", "all"],
 )
 def small(request, monkeypatch):
-    """The demo with a fraction of its text and a hundredth of its tokens; everything else as it is. Gives its methods."""
+    """The demo with little of its text and a hundredth of its tokens; everything else as it is. Gives its methods."""
     whole = demo.demo_study()
     sources = text._sources
     monkeypatch.setattr(text, "_sources", lambda folder: sources(folder)[:60])
