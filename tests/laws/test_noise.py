@@ -67,6 +67,7 @@ def test_a_null_test_finds_the_luck_of_the_bases():
     assert TRUTH["alpha3"] == pytest.approx(found[0].alpha3, abs=0.01)
 
 
+@pytest.mark.slow
 def test_clean_studies_of_few_rows_show_no_outlier_and_a_planted_one_is_found():
     """15 rows for 7 parameters, of which a robust fit goes through seven."""
     false = found = 0

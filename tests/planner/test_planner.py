@@ -139,7 +139,9 @@ def as_far(page, box, found):
 
 
 @pytest.mark.parametrize("which", ["fitted", "drawn"])
-@pytest.mark.parametrize("place", [(0.5, 0.5), (0.2, 0.9), (1.4, 0.3), (3.0, 0.6)])
+@pytest.mark.parametrize(
+    "place", [(0.5, 0.5), (3.0, 0.6), *(pytest.param(p, marks=pytest.mark.slow) for p in ((0.2, 0.9), (1.4, 0.3)))]
+)
 def test_the_answers_are_those_of_python(opened, request, which, place):
     law = request.getfixturevalue(which)
     page = opened(law.to_html())
