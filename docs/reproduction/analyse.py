@@ -18,6 +18,7 @@ from questions import (
     exponent_rows,
     forgetting_rows,
     form_table,
+    rate_rows,
     rates_rows,
     recovery_rows,
     replay_rows,
@@ -151,13 +152,27 @@ def parts_of_controls(points: Points, studies: Mapping[str, Points]) -> Iterable
             replay_rows(points, "continue-german", "continue-german-replay", "fiction"),
         ),
     )
-    for m in (m for m in methods_of(points) if ends(studies[MAIN], f"{m}-rates")):
+    swept = [m for m in methods_of(points) if ends(studies[MAIN], f"{m}-rates")]
+    for m in swept:
         yield section(
             f"Was the rate fair? {m}",
             lambda m=m: table(  # type: ignore[misc]
                 ["base, D1", "D2", "loss at each peak rate, seed 1"], rates_rows(studies[MAIN], [m, f"{m}-rates"])
             ),
         )
+    yield section(
+        "What the rate does to alpha3, seed 1",
+        lambda: table(
+            [
+                "method",
+                "E",
+                "alpha3 of the corners at 0.002",
+                "at the best rate of each",
+                "best rates, in the order above",
+            ],
+            rate_rows(studies[MAIN], swept, 0.002),
+        ),
+    )
     sizes = [p for name in (MAIN, f"{MAIN}-30k", f"{MAIN}-400k", f"{MAIN}-10m") for p in studies.get(name, ())]
     head = ["N", "points", "alpha3", "alpha2 at D1 = 1M", "beta", "E", "mean error"]
     yield section("Continued training at each size", lambda: table(head, size_rows(sizes, "continue")))

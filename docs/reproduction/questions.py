@@ -5,6 +5,7 @@ from statistics import fmean
 
 import numpy as np
 from cells import (
+    Cells,
     at_flops,
     by_seed,
     crossing,
@@ -26,6 +27,7 @@ from hf_bootstrap.laws.profiles import profile
 from hf_bootstrap.laws.saturation import saturation_test
 from hf_bootstrap.laws.slices import slice_exponents
 from hf_bootstrap.records import ScalingPoint
+from hf_bootstrap.study.points import best_rates
 from hf_bootstrap.study.seeds import seed_spread
 from hf_bootstrap.units import format_count
 
@@ -199,18 +201,42 @@ def forgetting_rows(points: Sequence[ScalingPoint], method: str) -> list[list[st
 
 def rates_rows(points: Sequence[ScalingPoint], methods: Sequence[str]) -> list[list[str]]:
     """The corners of the grid at each peak learning rate: what the fixed rate of the study costs."""
+    return [
+        [
+            format_count(d1),
+            format_count(d2),
+            ", ".join(f"{rate:g}: {loss:.4f}" for rate, loss in sorted(losses.items())),
+        ]
+        for (d1, d2), losses in sorted(_corners(points, methods).items())
+    ]
+
+
+def rate_rows(points: Sequence[ScalingPoint], methods: Sequence[str], rate: float) -> list[list[str]]:
+    """alpha3 from the four corners alone, above the floor of the method's law: at the study's rate, and at the best."""
     rows = []
-    for d1, d2 in sorted({(p.base_tokens, p.tokens) for m in methods for p in ends(points, m)}):
-        cells = {
-            p.peak_lr: p.loss
-            for m in methods
-            for p in ends(points, m)
-            if (p.base_tokens, p.tokens) == (d1, d2) and p.seed == 1 and p.peak_lr
-        }
-        if len(cells) > 1:
-            told = ", ".join(f"{rate:g}: {loss:.4f}" for rate, loss in sorted(cells.items()))
-            rows.append([format_count(d1), format_count(d2), told])
+    for method in methods:
+        corners = sorted(_corners(points, [method, f"{method}-rates"]).items())
+        floor = ScalingLaw().fit(best_rates(points)[0], where={"method": method}).params_["E"]
+        at_rate = _alpha3_of_corners({cell: losses[rate] for cell, losses in corners}, floor)
+        at_best = _alpha3_of_corners({cell: min(losses.values()) for cell, losses in corners}, floor)
+        best = ", ".join(f"{min(losses, key=losses.__getitem__):g}" for _, losses in corners)
+        rows.append([method, f"{floor:.2f}", f"{at_rate:+.4f}", f"{at_best:+.4f}", best])
     return rows
+
+
+def _alpha3_of_corners(losses: Cells, floor: float) -> float:
+    """How much the exponent of D2 falls with ln D1, between two D1 and two D2."""
+    (low, high), (short, long) = (sorted({cell[i] for cell in losses}) for i in (0, 1))
+    fall = {d1: np.log((losses[d1, short] - floor) / (losses[d1, long] - floor)) for d1 in (low, high)}
+    return float((fall[low] - fall[high]) / np.log(long / short) / np.log(high / low))
+
+
+def _corners(points: Sequence[ScalingPoint], methods: Sequence[str]) -> dict[tuple[int, int], dict[float, float]]:
+    """(D1, D2) -> peak rate -> loss, seed 1, of the cells that were trained at several rates."""
+    found: dict[tuple[int, int], dict[float, float]] = {}
+    for p in (p for m in methods for p in ends(points, m) if p.seed == 1 and p.peak_lr):
+        found.setdefault((p.base_tokens, p.tokens), {})[p.peak_lr] = p.loss
+    return {cell: losses for cell, losses in found.items() if len(losses) > 1}
 
 
 def at_equal(measured: Sequence[Sequence[tuple[float, float]]], flops: float) -> str:
