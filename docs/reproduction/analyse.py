@@ -7,6 +7,7 @@ study's, `results-gpt2.md` and the like those of the others.
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from cells import core_hours, ends, from_scratch, load, methods_of
@@ -124,9 +125,14 @@ def parts_of_main(points: Points, studies: Mapping[str, Points]) -> Iterable[str
     if whole != grown:
         yield section(
             "The same with the methods of one seed",
-            lambda: str(compare_exponents([p for p in points if p.seed == 1], grown)),
+            lambda: str(compare_exponents(under_one_name([p for p in points if p.seed == 1]), grown)),
         )
     yield from parts_of_controls(points, studies)
+
+
+def under_one_name(points: Points) -> list[ScalingPoint]:
+    """Bases that were trained again on another day, equal to the last digit, under one name."""
+    return [replace(p, base_checkpoint_id=f"seed {p.seed}, D1 = {p.base_tokens}") for p in points]
 
 
 def parts_of_controls(points: Points, studies: Mapping[str, Points]) -> Iterable[str]:

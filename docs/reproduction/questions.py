@@ -293,7 +293,10 @@ def _law_cells(law: ScalingLaw) -> list[str]:
 
 def small_model_rows(points: Sequence[ScalingPoint], grown: str, small: str) -> list[list[str]]:
     """FLOPs of the second stage from which on growth beats the small model trained on: predicted, then measured."""
-    own, rival = ends(points, grown), ends(points, small)
+    own = ends(points, grown)
+    seeds = {p.seed for p in own}
+    points = [p for p in points if p.seed in seeds]
+    rival = ends(points, small)
     marks = sorted({p.tokens for p in own})
     per_token = [fmean((p.flops or 0) / p.tokens for p in part) for part in (own, rival)]
     laws = [
