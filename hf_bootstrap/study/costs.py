@@ -62,31 +62,32 @@ def own_tokens(spec: RunSpec) -> int:
 
 
 def flops(spec: RunSpec, shape: Mapping[str, Any]) -> float | None:
-    """Training FLOPs of the tokens a run trains itself; None where its model is not known.
+    """Training FLOPs of the tokens a run trains itself; None where its model is not known."""
+    return own_tokens(spec) * flops_per_token(shape, spec.sequence_length, spec.lora) if shape else None
 
-    A LoRA is counted as the whole model, which is up to half too much: frozen weights have no gradients of their own.
+
+def flops_per_token(shape: Mapping[str, Any], sequence_length: int, lora: Mapping[str, Any] | None = None) -> float:
+    """Training FLOPs of one token of a model with this config, attention included.
+
+    Weights that a LoRA freezes pass gradients on and have none of their own: 4 FLOPs each for 6, as points count it.
     """
-    return own_tokens(spec) * flops_per_token(shape, spec.sequence_length) if shape else None
-
-
-def flops_per_token(shape: Mapping[str, Any], sequence_length: int) -> float:
-    """Training FLOPs of one token of a model with this config, attention included."""
     layers, matmul, _ = _sizes(shape)
     heads, hidden = shape.get("num_attention_heads", 1), shape.get("hidden_size", shape.get("n_embd", 64))
-    width = heads * (shape.get("head_dim") or hidden // heads)
-    return training_flops_per_token(matmul, layers, width, sequence_length)
+    width, adapter = heads * (shape.get("head_dim") or hidden // heads), _adapter(lora, shape)
+    whole = training_flops_per_token(matmul + adapter, layers, width, sequence_length)
+    return whole - 2.0 * matmul if adapter else whole
 
 
 def checkpoint_bytes(spec: RunSpec, shape: Mapping[str, Any]) -> int:
     """Bytes of the checkpoints a run keeps: weights and two moments of Adam in fp32; 0 where the model is not known.
 
-    Nor are a LoRA's counted, which hold the adapter alone.
+    A LoRA's hold the adapter alone.
     """
-    if not shape or spec.lora is not None:
+    if not shape:
         return 0
     _, matmul, vocabulary = _sizes(shape)
     table = 0 if shape.get("tie_word_embeddings") else vocabulary
-    return len(spec.checkpoints) * 12 * (matmul + table)
+    return len(spec.checkpoints) * 12 * (_adapter(spec.lora, shape) or matmul + table)
 
 
 def grown_shape(shape: Mapping[str, Any], growth: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,9 +106,25 @@ def _token_cost(shape: Mapping[str, Any]) -> float:
     return float(matmul + 80_000 * (layers + 1))
 
 
+def _adapter(lora: Mapping[str, Any] | None, shape: Mapping[str, Any]) -> int:
+    """Weights of a LoRA beside every linear layer but the head, r (in + out) each; 0 without one.
+
+    Where its target modules are named it has fewer: how many of which size, the model's code alone knows.
+    """
+    if lora is None:
+        return 0
+    layers, hidden, inner, _ = _widths(shape)
+    return int(lora["r"]) * layers * (4 * 2 * hidden + 3 * (hidden + inner))
+
+
 def _sizes(shape: Mapping[str, Any]) -> tuple[int, int, int]:
     """Layers, weights in matrix products (head included) and weights of the token table; gated MLP assumed."""
+    layers, hidden, inner, vocabulary = _widths(shape)
+    return layers, layers * (4 * hidden * hidden + 3 * hidden * inner) + hidden * vocabulary, hidden * vocabulary
+
+
+def _widths(shape: Mapping[str, Any]) -> tuple[int, int, int, int]:
+    """Layers, hidden size, that of the MLP, and vocabulary."""
     layers = shape.get("num_hidden_layers", shape.get("n_layer", 2))
     hidden = shape.get("hidden_size", shape.get("n_embd", 64))
-    inner, vocabulary = shape.get("intermediate_size", 3 * hidden), shape.get("vocab_size", 512)
-    return layers, layers * (4 * hidden * hidden + 3 * hidden * inner) + hidden * vocabulary, hidden * vocabulary
+    return layers, hidden, shape.get("intermediate_size", 3 * hidden), shape.get("vocab_size", 512)

@@ -178,8 +178,9 @@ def _task(config: StudyConfig, method: MethodConfig, law: ScalingLaw, aim: Aim, 
         raise StudyError(f"noise is {noise!r} and luck {luck!r}; noise must be above 0, luck not below it.")
     base = config.model(config.bases[0].model or "")
     length, training = config.training.sequence_length, config.training
-    prices = [base, grown_shape(base, method.growth or {}), config.model(method.scratch) if method.scratch else None]
-    trunk, second, scratch = (0.0 if shape is None else flops_per_token(shape, length) for shape in prices)
+    grown, lora = grown_shape(base, method.growth or {}), method.lora.to_spec() if method.lora else None
+    second = flops_per_token(grown, length, lora) * max(1, len(method.peak_lr))
+    scratch = flops_per_token(config.model(method.scratch), length) if method.scratch else 0.0
     aim.ask(form, theta[None])  # refuses a crossover that this form does not have
     return Task(
         form=form,
@@ -187,8 +188,8 @@ def _task(config: StudyConfig, method: MethodConfig, law: ScalingLaw, aim: Aim, 
         aim=aim,
         noise=noise,
         luck=luck,
-        trunk=trunk,
-        second=second * max(1, len(method.peak_lr)),
+        trunk=flops_per_token(base, length),
+        second=second,
         scratch=scratch,
         decay_share=training.decay_share,
         batch=training.batch_size * length,

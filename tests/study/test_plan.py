@@ -2,10 +2,14 @@ import subprocess
 import sys
 
 import pytest
+from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from hf_bootstrap import demo
+from hf_bootstrap.growth.counting import measure_size
 from hf_bootstrap.study.conduct import planned_runs
 from hf_bootstrap.study.config import StudyConfig
+from hf_bootstrap.study.costs import checkpoint_bytes, flops, own_tokens
 from hf_bootstrap.study.plan import make_plan
 from hf_bootstrap.study.weaknesses import find_weaknesses
 
@@ -60,6 +64,22 @@ def test_flops_are_six_a_weight_and_token_and_attention():
     assert plan.over_budget == pytest.approx(plan.flops - 1e12)
     assert "Over budget" in str(plan)
     assert plan.hours is None
+
+
+def test_a_lora_costs_what_its_points_will_say():
+    """Against the count of the real model with PEFT's adapter."""
+    record = {**demo_study_record(), "methods": [{"name": "lora", "text": "code", "tokens": MARKS, "lora": {"r": 4}}]}
+    config = StudyConfig.from_dict(record)
+    spec = next(spec for spec in planned_runs(config, None)[0] if spec.lora)
+    shape = config.model("small")
+    adapted = get_peft_model(
+        AutoModelForCausalLM.from_config(AutoConfig.for_model(**shape)),
+        LoraConfig(r=4, target_modules="all-linear"),
+    )
+    size = measure_size(adapted)
+    assert size.adapter and spec.checkpoints
+    assert flops(spec, shape) == own_tokens(spec) * size.flops_per_token(spec.sequence_length)
+    assert checkpoint_bytes(spec, shape) == len(spec.checkpoints) * 12 * size.adapter
 
 
 def test_flops_of_a_model_with_other_names_for_its_sizes():
