@@ -35,7 +35,7 @@ demo: .venv/installed
 # Stopped at any time it goes on where it was. The main study first, then those of other sizes and architectures.
 reproduce: .venv/installed
 	@test -n "$(CORPORA)" || { echo "say where the corpora are: make reproduce CORPORA=DIR"; exit 2; }
-	for study in reproduction reproduction-30k reproduction-400k reproduction-gpt2; do \
+	for study in reproduction reproduction-docs reproduction-30k reproduction-400k reproduction-gpt2; do \
 	  $(BIN)/hf-bootstrap study run examples/studies/$$study.yaml --corpora $(CORPORA) --out reproduction-out/$$study \
 	  && $(BIN)/hf-bootstrap study report reproduction-out/$$study \
 	  && $(BIN)/hf-bootstrap study points reproduction-out/$$study --to reproduction-out/points-$$study.jsonl || exit; done
