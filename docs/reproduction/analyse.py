@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cells import core_hours, ends, from_scratch, load, methods_of
+from cells import core_hours, ends, from_scratch, home_text, load, methods_of
 from questions import (
     alpha3_rows,
     control_rows,
@@ -96,10 +96,11 @@ def parts_of_every_study(points: Points) -> Iterable[str]:
         ]
         yield section("Recovery after growth", lambda: table(head_of_growth, recovery_rows(points, grown)))
     for m in methods:
-        if ends(points, m)[0].domain != "fiction":
+        home = home_text(points, ends(points, m))
+        if ends(points, m)[0].domain != home:
             marks = [f"D2 = {format_count(d)}" for d in sorted({p.tokens for p in ends(points, m)})]
             yield section(
-                f"Forgetting: loss on fiction, {m}",
+                f"Forgetting: loss on {home}, {m}",
                 lambda m=m, marks=marks: table(["base, D1", "base", *marks], forgetting_rows(points, m)),  # type: ignore[misc]
             )
 

@@ -42,6 +42,12 @@ def methods_of(points: Sequence[ScalingPoint]) -> list[str]:
     return [m for m in found if len({p.tokens for p in ends(points, m)}) > 3]
 
 
+def home_text(points: Iterable[ScalingPoint], own: Sequence[ScalingPoint]) -> str:
+    """The text that the bases of a method's second stages were trained on."""
+    marks = {p.base_tokens for p in own}
+    return next(p.domain or "" for p in points if p.method == "scratch" and p.phase == "end" and p.tokens in marks)
+
+
 def by_seed(points: Iterable[ScalingPoint]) -> dict[int, Cells]:
     """Seed -> (D1, D2) -> loss."""
     found: dict[int, Cells] = {}

@@ -13,6 +13,7 @@ from cells import (
     curves,
     ends,
     from_scratch,
+    home_text,
     loss_on,
     mean_cells,
     methods_of,
@@ -186,15 +187,11 @@ def forgetting_rows(points: Sequence[ScalingPoint], method: str) -> list[list[st
     """Loss on the base's own text: of the base, and after each second stage on another."""
     bases = {(p.seed, p.tokens): p for p in points if p.method == "scratch" and p.phase == "end"}
     own = ends(points, method)
-    marks = sorted({p.tokens for p in own})
+    home, marks = home_text(points, own), sorted({p.tokens for p in own})
     rows = []
     for d1 in sorted({p.base_tokens for p in own}):
-        home = {p.seed: bases[p.seed, d1].domain or "" for p in own if (p.seed, d1) in bases}
-        before = [bases[seed, d1].loss for seed in home]
-        after = [
-            [loss_on(p, home[p.seed]) for p in own if (p.base_tokens, p.tokens) == (d1, d2) and p.seed in home]
-            for d2 in marks
-        ]
+        before = [bases[seed, d1].loss for seed in sorted({p.seed for p in own}) if (seed, d1) in bases]
+        after = [[loss_on(p, home) for p in own if (p.base_tokens, p.tokens) == (d1, d2)] for d2 in marks]
         rows.append([format_count(d1), spread(before), *(spread(losses) if losses else "–" for losses in after)])
     return rows
 
