@@ -143,7 +143,7 @@ class RunSpec:
         method: as in `ScalingPoint`.
         domain: name of the text trained on.
         model: config of a model made from scratch, as `PreTrainedConfig.to_dict` writes it.
-        start: ``<run_id>/<checkpoint folder>`` in the same study, a folder, or a Hub name.
+        start: ``<run_id>/<checkpoint folder>`` in the same study, a folder, or a Hub name (``name@revision``).
         growth: fields of a `GrowthConfig`, applied to `start`.
         lora: a low-rank adapter trained in place of the weights: `r`, `alpha` (2 r if left out), `dropout` (0) and
             `target_modules` (None: every linear layer but the head); None trains all of the model.

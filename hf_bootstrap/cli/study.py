@@ -175,8 +175,8 @@ def report(folder: Annotated[Path, typer.Argument(help="The study's folder.")], 
     from ..study.conduct import write_study_report
     from ..study.points import best_rates, study_points
 
-    found, left_out = study_points(folder)
-    page, summary = write_study_report(folder, best_rates(found)[0], left_out)
+    found, notes = study_points(folder)
+    page, summary = write_study_report(folder, best_rates(found)[0], notes)
     if as_json:
         typer.echo(json.dumps({"report": str(page), "summary": summary}, indent=2))
         return
@@ -195,10 +195,10 @@ def points(
     """
     from ..study.points import study_points, write_points
 
-    found, left_out = study_points(folder)
+    found, notes = study_points(folder)
     write_points(found, to)
-    if left_out:
-        typer.echo(left_out, err=True)
+    for note in notes:
+        typer.echo(note, err=True)
     runs = len({point.run_id for point in found})
     record = {"points": len(found), "runs": runs, "file": str(to)}
     typer.echo(json.dumps(record, indent=2) if as_json else f"{len(found)} points of {runs} runs: {to}")

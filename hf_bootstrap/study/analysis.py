@@ -16,9 +16,10 @@ from ..laws.law import ScalingLaw
 from ..laws.saturation import NullTest, SaturationTest, Verdict, saturation_test
 from ..records import RunSpec, ScalingPoint
 from ..store import RunFolder, read_json
+from ..units import format_count
 from .seeds import SeedSpread, seed_spread
 
-__all__ = ["Finding", "GrowthProof", "across_methods", "analyse"]
+__all__ = ["Finding", "GrowthProof", "across_methods", "across_sizes", "analyse"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ class GrowthProof:
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What the points of one method say.
+    """What the points of one method say, at one size of its model.
 
     Attributes:
         method, domain: of its second stages.
@@ -57,6 +58,7 @@ class Finding:
         saturation: what alpha3 means; comparison: of all forms; crossovers: by D1. None or empty where there is no law.
         growth: one proof per base that was grown.
         seeds: how far repeats differ.
+        one_of_sizes: whether the study has the method at other sizes too.
     """
 
     method: str
@@ -72,6 +74,12 @@ class Finding:
     comparison: Comparison | None = None
     crossovers: tuple[tuple[int, Decision], ...] = ()
     growth: tuple[GrowthProof, ...] = ()
+    one_of_sizes: bool = False
+
+    @property
+    def name(self) -> str:
+        """Of the method, with the size behind it where there are several."""
+        return f"{self.method}-{format_count(self.n_params or 0)}" if self.one_of_sizes else self.method
 
     @property
     def verdict(self) -> Verdict | None:
@@ -93,10 +101,42 @@ def analyse(folder: str | Path, points: Sequence[ScalingPoint], draws: int = 200
         draws: of each null test; 200 tell p = 0.05 from p = 0.1.
 
     Returns:
-        One finding for each method other than "scratch", in the order of the points.
+        One finding for each method other than "scratch" and each size of its model, in the order of the points.
     """
-    methods = dict.fromkeys(point.method for point in points if point.base_tokens)
-    return [_finding(Path(folder), points, method, draws) for method in methods]
+    sizes = _sizes_of_methods(points)
+    return [
+        _finding(Path(folder), points, method, size if len(sizes[method]) > 1 else None, draws)
+        for method in sizes
+        for size in sizes[method]
+    ]
+
+
+def across_sizes(points: Sequence[ScalingPoint]) -> list[str]:
+    """For each method measured at three sizes or more one law with a term of size, in words."""
+    told = []
+    for method, sizes in _sizes_of_methods(points).items():
+        if len(sizes) > 2:
+            own = [point for point in points if point.method == method and point.base_tokens]
+            try:
+                law = ScalingLaw(form="bootstrap_n").fit(own, where={"method": method})
+                beta, ends = law.params_["beta"], law.interval("beta")
+                known = "not known" if beta is None else f"{beta:.3f}"
+                known += f", at 95% [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else ""
+                told.append(f"{method}: in one law of its {len(sizes)} sizes the exponent of N is {known}.")
+            except (LawError, PointError) as error:
+                told.append(f"{method}: its {len(sizes)} sizes have no law together. {error}")
+    return told
+
+
+def _sizes_of_methods(points: Sequence[ScalingPoint]) -> dict[str, list[int | None]]:
+    """The sizes of each method's models, non-embedding parameters, in the order of the points."""
+    found: dict[str, list[int | None]] = {}
+    for point in points:
+        if point.base_tokens:
+            sizes = found.setdefault(point.method, [])
+            if point.n_params_non_embedding not in sizes:
+                sizes.append(point.n_params_non_embedding)
+    return found
 
 
 def across_methods(points: Sequence[ScalingPoint], findings: Sequence[Finding]) -> list[str]:
@@ -114,8 +154,9 @@ def across_methods(points: Sequence[ScalingPoint], findings: Sequence[Finding]) 
     for group in groups:
         methods = [finding.method for finding in group]
         if len(methods) > 1:
+            of_size = [point for point in points if _same_size(point.n_params_non_embedding, group[0].n_params)]
             try:
-                told.append(str(compare_exponents(points, methods)))
+                told.append(str(compare_exponents(of_size, methods)))
             except LawError as error:
                 told.append(f"The exponents of {' and '.join(methods)} were not compared. {error}")
     return told
@@ -125,9 +166,11 @@ def _same_size(one: int | None, other: int | None) -> bool:
     return one is not None and other is not None and abs(one - other) <= 0.01 * min(one, other)
 
 
-def _finding(folder: Path, points: Sequence[ScalingPoint], method: str, draws: int) -> Finding:
-    own = [point for point in points if point.method == method and point.phase == "end" and point.tokens]
-    every = [point for point in points if point.method == method]
+def _finding(folder: Path, points: Sequence[ScalingPoint], method: str, size: int | None, draws: int) -> Finding:
+    """What a method's points of one size say; of all there are where no size is named."""
+    of_size = [point for point in points if size in (None, point.n_params_non_embedding)]
+    every = [point for point in of_size if point.method == method]
+    own = [point for point in every if point.phase == "end" and point.tokens]
     kinds = {(point.domain, point.n_params_non_embedding) for point in every}
     scratch = [
         point
@@ -144,10 +187,11 @@ def _finding(folder: Path, points: Sequence[ScalingPoint], method: str, draws: i
         "n_scratch": len(scratch),
         "seeds": seed_spread([*own, *scratch], method),
         "growth": tuple(_growth_proofs(folder, points, every)),
+        "one_of_sizes": size is not None,
     }
     try:
-        law = ScalingLaw(form="bootstrap").fit(points, where={"method": method})
-        comparison = compare_forms(points, where={"method": method})
+        law = ScalingLaw(form="bootstrap").fit(of_size, where={"method": method})
+        comparison = compare_forms(of_size, where={"method": method})
     except (LawError, PointError) as error:
         return Finding(**known, problem=str(error))
     crossovers: tuple[tuple[int, Decision], ...] = ()

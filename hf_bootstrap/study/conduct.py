@@ -4,11 +4,12 @@ How tokens are made and how a run trains are handed in; every step is one call o
 """
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import StudyError
+from ..errors import BootstrapError, StudyError
 from ..records import RunSpec, ScalingPoint
 from ..store import lock, read_json
 from ..units import format_bytes
@@ -20,15 +21,17 @@ from .costs import checkpoint_bytes, shapes, tokens_needed
 from .emit import job_command
 from .mixtures import mixed_releases, mixed_text
 from .points import best_rates
+from .queue import lasting_checkpoints
 from .run import run_study
 from .runs import known_runs, note_runs, study_runs
 
 __all__ = [
     "check_room",
-    "check_starts",
     "check_text",
+    "check_tokenizers",
     "conduct_study",
     "make_ready",
+    "missing_starts",
     "planned_runs",
     "write_study_report",
 ]
@@ -100,6 +103,7 @@ def make_ready(
     Raises:
         StudyError: they do not; nothing was started.
     """
+    check_tokenizers(config, tokens)
     with lock(folder / "text", wait=say):
         facts = prepare_text(config, folder, tokens, corpora=None if corpora is None else Path(corpora), say=say)
     if points is not None:
@@ -109,11 +113,12 @@ def make_ready(
     whole = study_runs(config, facts, known)
     specs = study_runs(config.narrowed(only, seeds), facts, known) if only or seeds else whole
     check_text(specs, facts)
-    check_starts(specs, folder)
     check_room(specs, folder)
     note_runs(folder, config.name, whole)
     done = sum((folder / "runs" / spec.run_id / "done.json").exists() for spec in specs)
     say(f"{len(specs)} runs, {done} of them done before")
+    if gone := missing_starts(specs, folder):
+        say(gone)
     return specs
 
 
@@ -152,28 +157,50 @@ def check_text(specs: Sequence[RunSpec], facts: Mapping[str, Any]) -> None:
         )
 
 
-def check_starts(specs: Sequence[RunSpec], folder: Path) -> None:
-    """Refuse runs to do that start from a folder where no model is; a name on the Hub is looked up by the run itself.
+def check_tokenizers(config: StudyConfig, tokens: Tokens) -> None:
+    """Refuse bases trained elsewhere whose tokenizer gives the entries of the study's other ids.
 
     Raises:
-        StudyError: naming each folder.
+        StudyError: naming the base; or the study's tokenizer cannot be loaded.
     """
-    starts = {
+    elsewhere = dict.fromkeys(checkpoint.path for base in config.bases for checkpoint in base.checkpoints)
+    if not elsewhere or config.tokenizer is None:
+        return
+    own = tokens.load_tokenizer(config.tokenizer).get_vocab()
+    for path in elsewhere:
+        try:
+            its = tokens.load_tokenizer(path).get_vocab()
+        except BootstrapError:  # it comes without one, or is not there, which its runs say
+            continue
+        if other := next((entry for entry, number in own.items() if its.get(entry) != number), None):
+            raise StudyError(
+                f"The base {path} was trained on the tokens of another tokenizer than {config.tokenizer}: {other!r} is "
+                f"{own[other]} here and {its.get(other, 'unknown')} there. Give the base's own as tokenizer."
+            )
+
+
+def missing_starts(specs: Sequence[RunSpec], folder: Path) -> str:
+    """A sentence on runs to do whose start is a folder without a model; empty where there are none.
+
+    A name on the Hub is looked up by the run itself.
+    """
+    starts = Counter(
         spec.start
         for spec in specs
-        if spec.start and spec.start.startswith(("/", "."))
+        if spec.start and spec.start.startswith("/")
         if not (folder / "runs" / spec.run_id / "done.json").exists()
-    }
-    missing = sorted(start for start in starts if not (Path(start) / "config.json").exists())
-    if missing:
-        raise StudyError(
-            f"There is no model in {', '.join(missing)}: no config.json is there, so no run can start from it. Check "
-            "the path of the checkpoint in the study file."
-        )
+    )
+    gone = sorted(start for start in starts if not (Path(start) / "config.json").exists())
+    if not gone:
+        return ""
+    return (
+        f"There is no model in {', '.join(gone)} (no config.json), so {sum(starts[start] for start in gone)} runs "
+        "cannot start, and what comes after them; the rest goes on. Check the path of the checkpoint in the study file."
+    )
 
 
 def check_room(specs: Sequence[RunSpec], folder: Path) -> None:
-    """Refuse a study whose checkpoints do not fit on the disk.
+    """Refuse a study whose checkpoints do not fit on the disk: those that stay, and those of the largest stage.
 
     Raises:
         StudyError: with the bytes needed and free.
@@ -181,21 +208,30 @@ def check_room(specs: Sequence[RunSpec], folder: Path) -> None:
     import shutil
 
     missing = {spec.run_id for spec in specs if not (folder / "runs" / spec.run_id / "done.json").exists()}
-    needed = sum(checkpoint_bytes(spec, shape) for run_id, (spec, shape) in shapes(specs).items() if run_id in missing)
+    lasting = Counter(start.partition("/")[0] for start in lasting_checkpoints(specs))
+    stay, on_the_way = 0.0, 0.0
+    for run_id, (spec, shape) in shapes(specs).items():
+        if run_id in missing and spec.checkpoints:
+            bytes_of_all = checkpoint_bytes(spec, shape) or 0
+            share = min(lasting[run_id] / len(spec.checkpoints), 1.0)
+            stay, on_the_way = stay + share * bytes_of_all, max(on_the_way, (1 - share) * bytes_of_all)
+    needed = int(stay + on_the_way)
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise StudyError(
-            f"The checkpoints of the {len(missing)} runs to do may take {format_bytes(needed)} and {folder} has "
+            f"The checkpoints of the {len(missing)} runs to do take {format_bytes(needed)} and {folder} has "
             f"{format_bytes(free)} free. Free some space, or take fewer marks."
         )
 
 
-def write_study_report(folder: str | Path, points: Sequence[ScalingPoint], left_out: str = "") -> tuple[Path, str]:
+def write_study_report(
+    folder: str | Path, points: Sequence[ScalingPoint], notes: Sequence[str] = ()
+) -> tuple[Path, str]:
     """Fit the laws of a study and write `report.html`.
 
     Args:
         points: of the study, the best of several rates chosen.
-        left_out: a sentence on runs whose points are not among them.
+        notes: sentences on runs whose points are not among them.
 
     Returns:
         The page, and a summary for the terminal.
@@ -209,7 +245,7 @@ def write_study_report(folder: str | Path, points: Sequence[ScalingPoint], left_
     folder = Path(folder)
     findings = analyse(folder, points)
     facts = read_json(folder / "text.json") if (folder / "text.json").exists() else {}
-    notes = [*mixed_text(points), *([left_out] if left_out else [])]
+    notes = [*mixed_text(points), *notes]
     report = write_report(folder, points, findings, text=facts, notes=notes)
     mixed = [f"Mixed: releases of {name}: {', '.join(kinds)}." for name, kinds in mixed_releases(points).items()]
     return report, "\n".join([terminal_summary(findings, points), *mixed, *notes])

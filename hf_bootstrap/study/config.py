@@ -16,11 +16,10 @@ from ..records import OPTIMIZERS
 from ..sealing import canonical_json
 from .grid import Checkpoint
 from .possible import check_possible
-from .reading import json_schema, plain_fields, read_fields
+from .reading import json_schema, load_yaml, plain_fields, read_fields
 
 __all__ = ["BaseConfig", "LoraConfig", "MethodConfig", "StudyConfig", "TextConfig", "TrainingConfig"]
 
-_DEEPEST = 50
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,60}")
 _TAKEN = ("scratch", "other-rates", "versions", "request")
 _SOURCES = ("documentation", "python-code")
@@ -109,13 +108,14 @@ class MethodConfig:
         lora: an adapter that the second stage trains; left out, it trains the whole model.
         optimizer: of the second stage: "reset" begins Adam without moments, "grow" with those of the base, grown with
             it where that is exact.
-        scratch: the same model from scratch, one of `models`, trained to the same marks: the rows with D1 = 0. Left
-            out, there are none.
+        scratch: the same model from scratch, one of `models`, trained to the same marks: the rows with D1 = 0. With
+            bases of several sizes a list, one for each base in their order. Left out, there are none.
         scratch_tokens: marks of the run from scratch instead of `tokens`, such as those of equal FLOPs.
         from_base: false for a method that is nothing but its run from scratch.
         base_decayed: whether bases are the trunk's decayed models (as released ones are) or the trunk itself.
         base_tokens: only bases at these D1 marks; all if left out.
         seeds: only these seeds; all of the study's if left out.
+        rewarm_steps: optimizer steps of warm-up of the second stage; the study's if left out.
         peak_lr: of the second stage; several are all trained, and the best at each cell is the point: how a sweep is
             done. The study's if left out.
         scratch_peak_lr: of the run from scratch; the study's if left out.
@@ -129,12 +129,13 @@ class MethodConfig:
     growth: Mapping[str, Any] | None = None
     lora: LoraConfig | None = None
     optimizer: str = "reset"
-    scratch: str | None = None
+    scratch: tuple[str, ...] = ()
     scratch_tokens: tuple[int, ...] = ()
     from_base: bool = True
     base_decayed: bool = True
     base_tokens: tuple[int, ...] = ()
     seeds: tuple[int, ...] = ()
+    rewarm_steps: int | None = None
     peak_lr: tuple[float, ...] = ()
     scratch_peak_lr: float | None = None
     replay_text: str | None = None
@@ -145,7 +146,7 @@ class MethodConfig:
         where = f"method {self.name!r}"
         if not self.tokens:
             raise StudyError(f"{where} has no tokens; a method needs at least one D2 mark.")
-        if not self.from_base and self.scratch is None:
+        if not self.from_base and not self.scratch:
             raise StudyError(f"{where} has from_base: false and no scratch, so there is nothing to run. Give scratch.")
         if (self.replay_text is None) != (self.replay_ratio == 0) or self.replay_ratio >= 1:
             raise StudyError(
@@ -248,14 +249,30 @@ class StudyConfig:
                 f"a study needs at least one base and one seed; it has {len(self.bases)} and "
                 f"{len(self.seeds)}. Add them."
             )
+        if len(set(self.seeds)) < len(self.seeds):
+            raise StudyError(
+                f"seeds are {list(self.seeds)}, one of them twice, which would be one trunk. Give each once."
+            )
         if (self.vocab_size is None) == (self.tokenizer is None):
             raise StudyError(
                 "give either vocab_size (a tokenizer is trained) or tokenizer (one is taken); they are "
                 f"{self.vocab_size} and {self.tokenizer!r}."
             )
+        if self.held_out_characters < 1:
+            raise StudyError("held_out_characters is 0, so no loss could be measured. Hold out 100,000 or so.")
+        self._check_names()
+        self._check_marks()
+        for name, fields in self.models.items():
+            if not isinstance(fields, Mapping):
+                raise StudyError(f"model {name!r} is {fields!r}; it must be a mapping, the config of a model.")
+        for name in self.models:
+            self.model(name)
+        check_possible(self)
+
+    def _check_names(self) -> None:
         texts = [*(base.text for base in self.bases), *self.eval_texts]
         texts += [text for method in self.methods for text in (method.text, method.replay_text) if text]
-        models = [base.model for base in self.bases] + [method.scratch for method in self.methods]
+        models = [base.model for base in self.bases] + [name for method in self.methods for name in method.scratch]
         for what, names, known in (("text", texts, self.texts), ("model", models, self.models)):
             for name in names:
                 if name is not None and name not in known:
@@ -270,13 +287,6 @@ class StudyConfig:
         twice = {m.name for m in self.methods if [n.name for n in self.methods].count(m.name) > 1}
         if twice:
             raise StudyError(f"methods {sorted(twice)} are given twice; a law is fitted by name. Rename one.")
-        self._check_marks()
-        for name, fields in self.models.items():
-            if not isinstance(fields, Mapping):
-                raise StudyError(f"model {name!r} is {fields!r}; it must be a mapping, the config of a model.")
-        for name in self.models:
-            self.model(name)
-        check_possible(self)
 
     def _check_marks(self) -> None:
         for base in self.bases:
@@ -285,6 +295,11 @@ class StudyConfig:
         marks = {count for base in self.bases for count in base.tokens}
         marks |= {checkpoint.tokens for base in self.bases for checkpoint in base.checkpoints}
         for method in self.methods:
+            if len(method.scratch) not in (0, 1, len(self.bases)):
+                raise StudyError(
+                    f"method {method.name!r} has {len(method.scratch)} models in scratch, and the study has "
+                    f"{len(self.bases)} bases. Give one for all, or one for each in the order of bases."
+                )
             for what, asked, known in (("base_tokens", method.base_tokens, marks), ("seeds", method.seeds, self.seeds)):
                 if extra := sorted(set(asked) - set(known)):
                     raise StudyError(
@@ -308,6 +323,12 @@ class StudyConfig:
             follow = self.models[follow].get("like")
         fields.pop("like", None)
         return fields
+
+    def scratch_of(self, method: MethodConfig, base: BaseConfig) -> str | None:
+        """The model that a method is compared with where it starts from this base; None where with none."""
+        if len(method.scratch) < 2:
+            return method.scratch[0] if method.scratch else None
+        return method.scratch[self.bases.index(base)]
 
     def narrowed(self, methods: Sequence[str] = (), seeds: Sequence[int] = ()) -> Self:
         """The same study with some of its methods and seeds; empty keeps all.
@@ -347,22 +368,24 @@ class StudyConfig:
         Raises:
             StudyError: no such file, not YAML, or not a study.
         """
-        import yaml
-
+        record = load_yaml(path)
         try:
-            text = Path(path).read_text(encoding="utf-8")
-            _refuse_unfolding(text, path)
-            record = yaml.safe_load(text)
-        except (OSError, UnicodeDecodeError) as error:
-            raise StudyError(f"{path} cannot be read: {error}. Check the path.") from error
-        except (yaml.YAMLError, RecursionError) as error:
-            raise StudyError(
-                f"{path} is not YAML: {error}. Correct the file; tags such as !!python are refused."
-            ) from error
-        try:
-            return cls.from_dict(record)
+            return cls.from_dict(record)._beside(Path(path).absolute().parent)
         except StudyError as error:
             raise StudyError(f"{path}: {error}") from error
+
+    def _beside(self, folder: Path) -> Self:
+        """With the paths of bases and tokenizer that name a folder beside the file made absolute."""
+
+        def found(path: str) -> str:
+            inside = folder / path
+            return str(inside.resolve()) if path.startswith(".") or inside.is_dir() else path
+
+        bases = [
+            replace(base, checkpoints=tuple(replace(one, path=found(one.path)) for one in base.checkpoints))
+            for base in self.bases
+        ]
+        return replace(self, bases=tuple(bases), tokenizer=None if self.tokenizer is None else found(self.tokenizer))
 
     def to_dict(self) -> dict[str, Any]:
         """What a file of this study holds, fields at their default left out; `from_dict` reads it."""
@@ -372,16 +395,3 @@ class StudyConfig:
     def json_schema(cls) -> dict[str, Any]:
         """The JSON Schema of the file, for editors; `study.schema.json` beside this module holds it."""
         return json_schema(cls, "hf-bootstrap study")
-
-
-def _refuse_unfolding(text: str, path: str | Path) -> None:
-    """Stop at what would take time or memory without bound: aliases of aliases, and lists in lists in lists."""
-    import yaml
-
-    depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if isinstance(event, yaml.AliasEvent):
-            raise StudyError(f"{path} uses YAML aliases (*name). Write the values out, or use like: in models.")
-        if depth > _DEEPEST:
-            raise StudyError(f"{path} is nested deeper than {_DEEPEST} levels, so it is no study. Check the path.")

@@ -167,9 +167,9 @@ def _task(config: StudyConfig, method: MethodConfig, law: ScalingLaw, aim: Aim, 
         raise StudyError(f"The prior is a law of the form {form.name!r}; give one of the form 'bootstrap'.")
     if isinstance(form, WithScratch):
         inner = form.inner
-        if method.scratch is None:
+        if not method.scratch:
             form, theta = inner, theta[: len(inner.parameters)]
-    elif method.scratch is not None:
+    elif method.scratch:
         raise StudyError(
             f"The method {method.name!r} has rows from scratch and the prior law has none. Give a law that was fitted "
             "with rows of base_tokens 0."
@@ -180,7 +180,8 @@ def _task(config: StudyConfig, method: MethodConfig, law: ScalingLaw, aim: Aim, 
     length, training = config.training.sequence_length, config.training
     grown, lora = grown_shape(base, method.growth or {}), method.lora.to_spec() if method.lora else None
     second = flops_per_token(grown, length, lora) * max(1, len(method.peak_lr))
-    scratch = flops_per_token(config.model(method.scratch), length) if method.scratch else 0.0
+    fresh = config.scratch_of(method, config.bases[0])
+    scratch = 0.0 if fresh is None else flops_per_token(config.model(fresh), length)
     aim.ask(form, theta[None])  # refuses a crossover that this form does not have
     return Task(
         form=form,

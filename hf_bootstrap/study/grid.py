@@ -41,17 +41,24 @@ class Checkpoint:
     """A model trained elsewhere, and what is known of it.
 
     Attributes:
-        path: absolute path of a folder, or a Hub name.
+        path: of a folder, or a Hub name; in a study file one that starts with a dot, or is there, is beside the file.
+        revision: branch, tag or commit of a Hub name; checkpoints of one training are often revisions of one name.
         tokens: D1, the tokens it was trained on.
         decayed: whether its learning rate had been decayed; left out where nobody knows.
         run: name of the training it came from; checkpoints of one training share it, and intervals rest on how
-            many there are. Left out, every checkpoint is a training of its own.
+            many there are. Left out, every path is a training of its own.
     """
 
     path: str
     tokens: int
+    revision: str | None = None
     decayed: bool | None = None
     run: str | None = None
+
+    @property
+    def name(self) -> str:
+        """As runs start from it and points name it: the path, a revision behind @."""
+        return self.path if self.revision is None else f"{self.path}@{self.revision}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +78,7 @@ class Method:
         from_base: False leaves only the run from scratch.
         base_decayed: whether a base is the decayed model at a mark, or the trunk itself.
         base_tokens: marks of the bases to use; empty takes all.
+        rewarm_steps: of the second stage; None takes the grid's.
     """
 
     name: str
@@ -86,6 +94,7 @@ class Method:
     from_base: bool = True
     base_decayed: bool = True
     base_tokens: tuple[int, ...] = ()
+    rewarm_steps: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,16 +155,20 @@ class Grid:
                 "Make both positive."
             )
         if not self.bases:
-            self._check_marks("the base", self.base_tokens, self.warmup_steps)
+            self._check_marks("the base", self.base_tokens, self.warmup_steps, "warmup_steps")
         for method in self.methods:
             where = f"method {method.name!r}"
             if method.from_base:
-                self._check_marks(where, method.tokens, self.rewarm_steps)
+                self._check_marks(where, method.tokens, self._rewarm_steps(method), "rewarm_steps")
             if method.scratch is not None:
                 marks_from_scratch = method.scratch_tokens or method.tokens
-                self._check_marks(f"{where}, its run from scratch", marks_from_scratch, self.warmup_steps)
+                alone = f"{where}, its run from scratch"
+                self._check_marks(alone, marks_from_scratch, self.warmup_steps, "warmup_steps")
 
-    def _check_marks(self, where: str, marks: Sequence[int], warmup: int) -> None:
+    def _rewarm_steps(self, method: Method) -> int:
+        return self.rewarm_steps if method.rewarm_steps is None else method.rewarm_steps
+
+    def _check_marks(self, where: str, marks: Sequence[int], warmup: int, warmup_key: str) -> None:
         """Refuse a stage whose shortest mark has no room for its warm-up, its decay, and something between them."""
         shortest = min(marks)
         steps = shortest // self.batch_tokens
@@ -166,8 +179,8 @@ class Grid:
             )
         if warmup > steps - int(self.decay_share * steps + 1e-9):
             raise StudyError(
-                f"{where}: a mark of {shortest:,} tokens is {steps} steps; a warm-up of {warmup} and a decay over "
-                f"{self.decay_share:.0%} leave nothing between them. Train longer or warm up for less."
+                f"{where}: a mark of {shortest:,} tokens is {steps} steps; a warm-up of {warmup} ({warmup_key}) and "
+                f"a decay over {self.decay_share:.0%} leave nothing between them. Train longer or warm up for less."
             )
 
     @property
@@ -224,7 +237,7 @@ class Grid:
         chosen = {step * self.batch_tokens for step in self._steps(method.base_tokens)} if method.base_tokens else None
         wanted = [o for o in origins if method.from_base and (chosen is None or o["base_tokens"] in chosen)]
         for origin, peak in itertools.product(wanted, method.peak_lrs or (self.peak_lr,)):
-            facts = self._facts(method.corpus, seed, method.name, peak, self.rewarm_steps)
+            facts = self._facts(method.corpus, seed, method.name, peak, self._rewarm_steps(method))
             # marks (0,): the loss before any second-stage token, for the recovery after growth
             stage = {"growth": method.growth, "lora": method.lora, "optimizer": method.optimizer}
             start = {**origin, **stage, "marks": (0,)}
@@ -286,10 +299,10 @@ class Grid:
 
 def _origin_elsewhere(base: Checkpoint) -> dict[str, Any]:
     return {
-        "start": base.path,
+        "start": base.name,
         "base_tokens": base.tokens,
         "base_run_id": base.run or base.path,
-        "base_checkpoint_id": base.path,
+        "base_checkpoint_id": base.name,
         "base_decayed": base.decayed,
     }
 

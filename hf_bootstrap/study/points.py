@@ -27,11 +27,11 @@ def gather_points(folder: str | Path, run_ids: Collection[str] | None = None) ->
     return [point for run in runs if run_ids is None or run.path.name in run_ids for point in run.points()]
 
 
-def study_points(folder: str | Path) -> tuple[list[ScalingPoint], str]:
-    """Every point of the runs that are the study's as its file was when it was last run, and which were left out.
+def study_points(folder: str | Path) -> tuple[list[ScalingPoint], list[str]]:
+    """Every point of the runs that are the study's as its file was when it was last run, and what is not among them.
 
     Returns:
-        The points; and a sentence about done runs of an older file or text, empty where there are none.
+        The points; and sentences about runs that are not done, and about done ones of an older file or text.
 
     Raises:
         StudyError: no run is done.
@@ -44,12 +44,18 @@ def study_points(folder: str | Path) -> tuple[list[ScalingPoint], str]:
     if not found:
         others = f" {len(strangers)} of an older file or text are." if strangers else ""
         raise StudyError(f"There are no points yet: no run of the study in {folder} is done.{others} Check the path.")
-    if not strangers:
-        return found, ""
-    return found, (
-        f"Left out: {len(strangers)} done runs that are none of this study since its file or its text changed, such as "
-        f"{strangers[0]}."
-    )
+    notes = []
+    if missing := sorted((own or frozenset()) - done):
+        notes.append(
+            f"Not complete: {len(missing)} of the study's {len(own or ())} runs are not done, such as {missing[0]}. "
+            "hf-bootstrap study status says which are running, stopped or waiting."
+        )
+    if strangers:
+        notes.append(
+            f"Left out: {len(strangers)} done runs that are none of this study since its file or its text changed, "
+            f"such as {strangers[0]}."
+        )
+    return found, notes
 
 
 def best_rates(points: Sequence[ScalingPoint]) -> tuple[list[ScalingPoint], list[ScalingPoint]]:

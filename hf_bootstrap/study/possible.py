@@ -53,15 +53,41 @@ def check_possible(config: "StudyConfig") -> None:
     # A name with a slash is a kernel on the Hub.
     if attention is not None and attention not in _ATTENTION and "/" not in attention:
         raise StudyError(f"training.attention is {attention!r}. {did_you_mean(attention, _ATTENTION)}")
-    for name in (*(base.model for base in config.bases), *(method.scratch for method in config.methods)):
+    from_scratch = (name for method in config.methods for name in method.scratch)
+    for name in (*(base.model for base in config.bases), *from_scratch):
         if name is not None:
             _check_model(name, config.model(name), vocabulary, training.sequence_length)
+    _check_elsewhere(config)
     for method in config.methods:
         for base in config.bases:
             _check_growth(config, method, base)
 
 
+def _check_elsewhere(config: "StudyConfig") -> None:
+    """Refuse bases trained elsewhere that could not read the tokens, or of which two would be one model."""
+    elsewhere = [checkpoint for base in config.bases for checkpoint in base.checkpoints]
+    if elsewhere and config.vocab_size is not None:
+        raise StudyError(
+            "bases trained elsewhere read the tokens of their own tokenizer, and vocab_size trains another. Give "
+            "tokenizer, a folder or the name that the bases have on the Hub, in its place."
+        )
+    for name, revision in {(one.path, one.revision) for one in elsewhere}:
+        marks = sorted({one.tokens for one in elsewhere if (one.path, one.revision) == (name, revision)})
+        if len(marks) > 1:
+            raise StudyError(
+                f"checkpoint {name!r} is given with {' and '.join(f'{mark:,}' for mark in marks)} tokens, and is one "
+                "model. Give the revision of each, or another path."
+            )
+
+
 def _check_model(name: str, model: Mapping[str, Any], vocabulary: int | None, length: int) -> None:
+    if not isinstance(model.get("model_type"), str):
+        raise StudyError(
+            f"model {name!r} has model_type {model.get('model_type')!r}; it must name an architecture, such as llama."
+        )
+    for key in (*_OTHER_NAMES, *_OTHER_NAMES.values(), "num_key_value_heads", "head_dim", "vocab_size"):
+        if key in model and model[key] is not None and _size(model, key) is None:
+            raise StudyError(f"model {name!r} has {key} {model[key]!r}; it must be a whole number above 0. Correct it.")
     rows, positions = _size(model, "vocab_size"), _size(model, "max_position_embeddings")
     if rows is not None and vocabulary is not None and rows < vocabulary:
         raise StudyError(

@@ -52,6 +52,8 @@ _DOMAINS = {"docs": "English documentation", "code": "Python code"}
 def about_method(finding: Finding) -> tuple[str, str]:
     """A title and a sentence; a method without words of its own goes by its name."""
     title, about = _METHODS.get(finding.method, (finding.method, "A base, trained further on {domain}."))
+    if finding.one_of_sizes:
+        title += f", {format_count(finding.n_params or 0)} parameters"
     domain = _DOMAINS.get(finding.domain or "", finding.domain or "its second text")
     size = "" if finding.n_params is None else f" The model has {finding.n_params:,} parameters besides embeddings."
     return title, about.format(domain=domain) + size

@@ -3,8 +3,9 @@
 All of it is read from the files of the runs; starting and watching processes is the business of `run`.
 """
 
+import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import StudyError
@@ -13,7 +14,22 @@ from ..store import COMPLETE, RunFolder
 from .costs import costs, own_tokens
 from .grid import start_run_id
 
-__all__ = ["Queue"]
+__all__ = ["Queue", "lasting_checkpoints"]
+
+
+def lasting_checkpoints(specs: Iterable[RunSpec]) -> set[str]:
+    """The checkpoints that stay when all runs are done, as `start` names them.
+
+    Models that a new stage starts from, the bases, and the last checkpoint of every run at constant rate, from which
+    the stage can be prolonged.
+    """
+    specs = list(specs)
+    bases = {spec.start for spec in specs if spec.start and not spec.resume}
+    return bases | {
+        f"{spec.run_id}/checkpoint-{max(spec.checkpoints) // spec.batch_tokens}"
+        for spec in specs
+        if spec.checkpoints and not spec.decay_tokens
+    }
 
 
 class Queue:
@@ -75,21 +91,12 @@ class Queue:
         return done / total if total else 1.0
 
     def tidy(self) -> None:
-        """Remove each checkpoint that only decays resumed, once they and the run that wrote it are done.
-
-        Models that a new stage started from, the bases, stay; so does the last checkpoint of every run at constant
-        rate, from which the stage can be prolonged.
-        """
-        last = {
-            f"{run_id}/checkpoint-{max(spec.checkpoints) // spec.batch_tokens}"
-            for run_id, spec in self.specs.items()
-            if spec.checkpoints and not spec.decay_tokens
-        }
-        needed = {spec.start for spec in self.specs.values() if not spec.resume}
-        needed |= {spec.start for run_id, spec in self.specs.items() if not self.folders[run_id].is_done()}
+        """Remove each checkpoint that only decays resumed, once they and the run that wrote it are done."""
+        needed = lasting_checkpoints(self.specs.values())
+        needed |= {str(spec.start) for run_id, spec in self.specs.items() if not self.folders[run_id].is_done()}
         for spec in self.specs.values():
             writer = self._start_of(spec)
-            if spec.start not in needed | last and writer is not None and self.folders[writer].is_done():
+            if spec.start not in needed and writer is not None and self.folders[writer].is_done():
                 checkpoint = self.study / "runs" / str(spec.start)
                 # Without its marker it is no checkpoint, so a kill in between leaves none half there.
                 (checkpoint / COMPLETE).unlink(missing_ok=True)
@@ -105,7 +112,9 @@ class Queue:
         spec = self.specs[run_id]
         writer = self._start_of(spec)
         if writer is None:
-            return True
+            if spec.start and os.path.isabs(spec.start) and not os.path.exists(os.path.join(spec.start, "config.json")):
+                self.stuck[run_id] = f"starts from {spec.start}, where no model is: no config.json is there."
+            return run_id not in self.stuck
         # Asked before the checkpoint is looked for: a run that ends in between has written it by then.
         is_over = self.folders[writer].is_done()
         checkpoint = self.study / "runs" / str(spec.start)

@@ -11,15 +11,61 @@ import re
 import types
 import typing
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import BootstrapError, StudyError, did_you_mean
 from ..fields import brief
 from ..units import parse_count, parse_quantity
 
-__all__ = ["json_schema", "plain_fields", "read_fields"]
+__all__ = ["json_schema", "load_yaml", "plain_fields", "read_fields"]
 
 _T = TypeVar("_T")
+_DEEPEST = 50
+
+
+def load_yaml(path: str | Path) -> Any:
+    """The plain values of a YAML (or JSON) file. Nothing in it is ever run: tags are refused.
+
+    Raises:
+        StudyError: no such file, or not YAML; or what takes time or memory without bound (aliases of aliases, lists
+            in lists in lists), or a key that stands twice, of which one would be lost.
+    """
+    import yaml
+
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent):
+                raise StudyError(f"{path} uses YAML aliases (*name). Write the values out, or use like: in models.")
+            if depth > _DEEPEST:
+                raise StudyError(f"{path} is nested deeper than {_DEEPEST} levels, so it is no study. Check the path.")
+        _refuse_twice(yaml.compose(text, Loader=yaml.SafeLoader), path)
+        return yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudyError(f"{path} cannot be read: {error}. Check the path.") from error
+    except yaml.constructor.ConstructorError as error:
+        raise StudyError(f"{path} has a tag, and nothing in a study is run: {error}. Write plain values.") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise StudyError(f"{path} is not YAML: {error}. Correct the file.") from error
+
+
+def _refuse_twice(node: Any, path: str | Path) -> None:
+    """Stop at a mapping that has a key twice, which YAML would resolve in silence."""
+    if node is None or isinstance(node.value, str):
+        return
+    keys: dict[str, int] = {}
+    for item in node.value:
+        parts = item if isinstance(item, tuple) else (item,)
+        for part in parts:
+            _refuse_twice(part, path)
+        if len(parts) == 2 and isinstance(parts[0].value, str):
+            key, line = parts[0].value, parts[0].start_mark.line + 1
+            if key in keys:
+                raise StudyError(f"{path} has the key {key!r} twice, in lines {keys[key]} and {line}. Remove one.")
+            keys[key] = line
 
 
 def read_fields(cls: type[_T], value: Any, where: str) -> _T:
@@ -93,14 +139,23 @@ def _read(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return read_fields(hint, value, where)  # type: ignore[arg-type]
     if origin is tuple:
+        if value is None:
+            raise StudyError(f"{where} has no value; it must be a list. Write one, or leave the key out.")
+        if isinstance(value, Mapping) and not _could_be(args[0], value):
+            raise StudyError(f"{where} is a mapping; it must be a list. Put a dash before each of its items.")
         # One value where a list may stand is a list of one: `seeds: 1`.
         items = value if isinstance(value, list | tuple) else [value]
         return tuple(_read(args[0], item, f"{where}[{number}]") for number, item in enumerate(items))
     if origin is Mapping:
         if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-            raise StudyError(f"{where} is {brief(value)}; it must be a mapping with names as keys.")
+            raise StudyError(f"{where} is {brief(value)}; it must be a mapping with names as keys, such as name: ...")
         return {key: _read(args[1], item, f"{where}.{key}") for key, item in value.items()}
     return _read_plain(hint, value, where)
+
+
+def _could_be(hint: Any, value: Mapping[Any, Any]) -> bool:
+    """Whether a mapping has a key of a dataclass, so that it may be meant as one."""
+    return dataclasses.is_dataclass(hint) and bool({field.name for field in dataclasses.fields(hint)} & value.keys())
 
 
 def _read_plain(hint: type, value: Any, where: str) -> Any:

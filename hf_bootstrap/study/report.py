@@ -15,7 +15,7 @@ from ..laws.report import summary_text
 from ..pages import fill
 from ..records import ScalingPoint
 from ..store import write_atomic
-from .analysis import Finding, across_methods
+from .analysis import Finding, across_methods, across_sizes
 from .prose import (
     about_method,
     apart_words,
@@ -65,7 +65,8 @@ def write_report(
 ) -> Path:
     """Save the laws to ``law-<method>/`` and write ``report.html``, one file without any outside reference.
 
-    ``report.md`` says the same where Markdown is read; its figures are those of the saved laws.
+    Where a method was measured at several sizes each has a law, ``law-<method>-<size>/``. ``report.md`` says
+    the same where Markdown is read; its figures are those of the saved laws.
 
     Args:
         folder: of the study.
@@ -84,7 +85,7 @@ def write_report(
     folder = Path(folder)
     for finding in findings:
         if finding.law is not None:
-            finding.law.save_pretrained(folder / f"law-{file_name(finding.method)}")
+            finding.law.save_pretrained(folder / f"law-{file_name(finding.name)}")
     context = _context(folder, points, findings, text or {}) | {"notes": notes}
     write_atomic(folder / "report.md", render("report.md", **context))
     write_atomic(folder / "report.html", fill("report.html", context))
@@ -120,8 +121,9 @@ def _context(
         "overview": overview(points),
         "sections": [_section(finding) for finding in findings],
         "across": [told.split("\n") for told in across_methods(points, findings)],
+        "sizes": across_sizes(points),
         "limits": limits(points),
-        "law_folder": f"{folder.name}/law-{file_name(first.method) if first else 'method'}",
+        "law_folder": f"{folder.name}/law-{file_name(first.name) if first else 'method'}",
         "example": _example(first),
         "n_points": len(points),
         "folder": folder.name,
@@ -134,7 +136,7 @@ def _context(
 def _section(finding: Finding) -> dict[str, Any]:
     title, about = about_method(finding)
     section: dict[str, Any] = {
-        "anchor": f"method-{file_name(finding.method)}",
+        "anchor": f"method-{file_name(finding.name)}",
         "title": title,
         "about": about,
         "problem": finding.problem,
@@ -144,7 +146,7 @@ def _section(finding: Finding) -> dict[str, Any]:
         "growth_words": growth_words(finding.growth),
         "seeds": seed_table(finding),
         "seed_words": seed_words(finding.seeds),
-        "law": f"law-{file_name(finding.method)}",
+        "law": f"law-{file_name(finding.name)}",
         "summary": None,
     }
     if finding.law is None or finding.verdict is None or finding.comparison is None:

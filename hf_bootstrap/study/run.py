@@ -69,6 +69,7 @@ def run_study(
     with contextlib.ExitStack() as stack:
         queue = Queue(specs, folder)
         show = on_progress or stack.enter_context(show_progress())
+        problems: dict[str, str] = {}
         if queue.waiting:
             stop_if_asked = stack.enter_context(_interruptible(queue))
             at_work = window or Window(run_one, workers, preload)
@@ -76,13 +77,14 @@ def run_study(
             leases = Leases(folder)
             # Left in the other order: first the processes end, then their runs are given back.
             try:
-                _drive(queue, at_work, leases, show, retries, stop_if_asked)
+                problems = _drive(queue, at_work, leases, show, retries, stop_if_asked)
             finally:
                 at_work.__exit__()
                 leases.release(leases.held)
         queue.tidy()
-        points = [point for run in queue.folders.values() for point in run.points()]
+        points = [point for run in queue.folders.values() if run.is_done() for point in run.points()]
         export_points(points, folder)
+        _name_failures(queue, problems, retries)
     return points
 
 
@@ -127,8 +129,8 @@ def _drive(
     show: Callable[[Progress], None],
     retries: int,
     stop_if_asked: Callable[[], None],
-) -> None:
-    """Keep the window full until nothing is left that this or another process could do."""
+) -> dict[str, str]:
+    """Keep the window full until nothing is left that this or another process could do; which runs failed, and why."""
     pace = _Pace()
     tries: dict[str, int] = {}
     failures: dict[str, str] = {}
@@ -158,7 +160,7 @@ def _drive(
         for run_id in leases.renew() & window.running.keys():
             window.stop(run_id)
             queue.put_back(run_id)
-    _name_failures(queue, {**queue.stuck, **failures}, retries)
+    return {**queue.stuck, **failures}
 
 
 def _can_go_on(queue: Queue, failures: Mapping[str, str]) -> bool:

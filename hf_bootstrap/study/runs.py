@@ -84,7 +84,7 @@ def _grid(config: StudyConfig, facts: Mapping[str, Any], base: BaseConfig, seed:
         base_tokens=base.tokens,
         bases=base.checkpoints,
         methods=tuple(
-            _method(config, facts, method, seed)
+            _method(config, facts, method, base, seed)
             for method in config.methods
             if not method.seeds or seed in method.seeds
         ),
@@ -104,12 +104,13 @@ def _grid(config: StudyConfig, facts: Mapping[str, Any], base: BaseConfig, seed:
     )
 
 
-def _method(config: StudyConfig, facts: Mapping[str, Any], method: MethodConfig, seed: int) -> Method:
+def _method(config: StudyConfig, facts: Mapping[str, Any], method: MethodConfig, base: BaseConfig, seed: int) -> Method:
+    scratch = config.scratch_of(method, base)
     return Method(
         name=method.name,
         corpus=_corpus(config, facts, method.text, seed, method.name if method.replay_ratio else ""),
         tokens=method.tokens,
-        scratch=None if method.scratch is None else config.model(method.scratch),
+        scratch=None if scratch is None else config.model(scratch),
         growth=method.growth,
         lora=None if method.lora is None else method.lora.to_spec(),
         optimizer=method.optimizer,
@@ -119,6 +120,7 @@ def _method(config: StudyConfig, facts: Mapping[str, Any], method: MethodConfig,
         from_base=method.from_base,
         base_decayed=method.base_decayed,
         base_tokens=method.base_tokens,
+        rewarm_steps=method.rewarm_steps,
     )
 
 

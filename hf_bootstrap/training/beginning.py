@@ -55,7 +55,7 @@ def begin(folder: RunFolder, spec: RunSpec) -> Beginning:
     if spec.model is not None:
         try:
             model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**spec.model), **_asked(spec)).to(dtype)
-        except (ImportError, ValueError) as error:
+        except (ImportError, TypeError, ValueError) as error:
             raise TrainingError(
                 f"run {spec.run_id} cannot be begun: {error} Mend the model or the attention."
             ) from error
@@ -133,6 +133,12 @@ def start_folder(folder: RunFolder, spec: RunSpec) -> str:
     return str(spec.start)
 
 
+def _named(start: str) -> tuple[str, str]:
+    """A name on the Hub and the revision behind its @; a folder as it is."""
+    name, _, revision = start.partition("@")
+    return (start, "main") if os.path.isdir(start) or os.path.isabs(start) or not revision else (name, revision)
+
+
 def _root_of(folder: RunFolder, spec: RunSpec) -> RunSpec:
     """The run that began the stage a branch belongs to; itself where it resumes nothing."""
     root = spec
@@ -156,8 +162,11 @@ def _load(folder: RunFolder, spec: RunSpec) -> tuple[PreTrainedModel, int, Mappi
             f"{start} holds an adapter without the weights it belongs to, so no run can start from it. Merge it first: "
             "hf_bootstrap.merge_adapter(base, adapter, target)."
         )
+    name, revision = _named(start)
     try:
-        model = AutoModelForCausalLM.from_pretrained(start, dtype=getattr(torch, spec.dtype), **_asked(spec))
+        model = AutoModelForCausalLM.from_pretrained(
+            name, revision=revision, dtype=getattr(torch, spec.dtype), **_asked(spec)
+        )
     except (OSError, ImportError, ValueError) as error:
         raise TrainingError(
             f"run {spec.run_id} starts from {start}, which cannot be loaded: {without_secrets(str(error))} Check the "

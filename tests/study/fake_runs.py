@@ -39,7 +39,7 @@ def run_one(folder: RunFolder, report: Callable[[int], None]) -> None:
     spec = folder.spec()
     journal(folder.study, "again" if folder.is_done() else "begin", spec.run_id)
     print(f"training {spec.run_id}")
-    if spec.start:
+    if spec.start and "/checkpoint-" in spec.start:
         assert (folder.study / "runs" / spec.start / COMPLETE).exists()
     begin = int(spec.start.rpartition("-")[2]) if spec.resume else 0
     own = folder.checkpoints()

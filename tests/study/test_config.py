@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 import hf_bootstrap.study
 from hf_bootstrap import demo
@@ -68,6 +69,9 @@ def test_one_value_stands_for_a_list_of_one():
         ("vocab_size", None, "give either vocab_size"),
         ("models.deep", {"like": "deep"}, "itself or no model"),
         ("seeds", [], "at least one base and one seed"),
+        ("seeds", [1, 2, 1], r"one of them twice"),
+        ("bases", None, r"the study\.bases has no value; it must be a list"),
+        ("methods", {"continue": {"text": "code"}}, "methods is a mapping; it must be a list"),
         ("methods.0.lora", {"rank": 8}, r"methods\[0\]\.lora has no key 'rank'"),
         ("methods.0.lora", {"alpha": 8}, r"lora needs r"),
         ("methods.0.optimizer", "grown", "Did you mean 'grow'"),
@@ -89,6 +93,10 @@ def test_a_file_that_is_wrong_is_refused_at_its_place(path, value, message):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
+        ("models.small.hidden_size", "64x", "'small' has hidden_size '64x'; it must be a whole number"),
+        ("models.small.num_hidden_layers", 2.5, "'small' has num_hidden_layers 2.5"),
+        ("models.small", {"hidden_size": 64}, "'small' has model_type None; it must name an architecture"),
+        ("held_out_characters", 0, "no loss could be measured"),
         ("vocab_size", 100, "holds 256 of them and the end of text. Ask for 257"),
         ("vocab_size", 600, "model 'small' has vocab_size 512, but the study's tokenizer has 600"),
         ("models.small.max_position_embeddings", 128, "has 128 positions .* of sequence_length 128 has 129"),
@@ -133,7 +141,8 @@ def test_what_a_run_could_be_is_not_refused(path, value):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("!!python/object/apply:os.system ['touch canary']", "not YAML"),
+        ("!!python/object/apply:os.system ['touch canary']", "has a tag, and nothing in a study is run"),
+        ("name: a\nseeds: 1\nname: b\n", "the key 'name' twice, in lines 1 and 3"),
         ("a: [1\n", "not YAML"),
         ("[1, 2]", "must be a mapping"),
         ("a: &x [1, 2]\nb: *x\n", "aliases"),
@@ -247,14 +256,56 @@ def test_a_study_can_be_narrowed_to_runs_that_are_those_of_the_whole():
 
 def test_checkpoints_trained_elsewhere_are_bases():
     record = demo_study_record()
-    record["bases"] = [
-        {
-            "text": "docs",
-            "checkpoints": [{"path": "org/model", "tokens": "1T", "decayed": True, "run": "one"}],
-        }
-    ]
+    one = {"path": "org/model", "tokens": "1T", "decayed": True, "run": "one"}
+    record["bases"] = [{"text": "docs", "checkpoints": [one]}]
+    with pytest.raises(StudyError, match="Give tokenizer, a folder or the name"):
+        StudyConfig.from_dict(record)
+    record |= {"tokenizer": "org/model", "vocab_size": None}
     record["methods"] = [{"name": "continue", "text": "code", "tokens": [131072, 262144]}]
     specs = study_runs(StudyConfig.from_dict(record), DEMO_FACTS)
     assert len(specs) == 3
     assert (specs[0].start, specs[0].base_tokens, specs[0].base_run_id) == ("org/model", 10**12, "one")
     assert specs[0].base_checkpoint_id == "org/model"
+
+
+def test_checkpoints_of_one_training_may_be_revisions_of_one_name():
+    record = demo_study_record() | {"tokenizer": "org/model", "vocab_size": None}
+    record["methods"] = [{"name": "continue", "text": "code", "tokens": [131072]}]
+    early, late = ({"path": "org/model", "tokens": count} for count in ("1B", "2B"))
+    with pytest.raises(StudyError, match="'org/model' is given with 1,000,000,000 and 2,000,000,000 tokens"):
+        StudyConfig.from_dict(record | {"bases": [{"text": "docs", "checkpoints": [early, late]}]})
+    early["revision"], late["revision"] = "step1000", "step2000"
+    specs = study_runs(
+        StudyConfig.from_dict(record | {"bases": [{"text": "docs", "checkpoints": [early, late]}]}), DEMO_FACTS
+    )
+    stages = [spec for spec in specs if not spec.resume]
+    assert [spec.start for spec in stages] == ["org/model@step1000", "org/model@step2000"]
+    assert [spec.base_checkpoint_id for spec in stages] == [spec.start for spec in stages]
+    assert {spec.base_run_id for spec in stages} == {"org/model"}
+
+
+def test_bases_beside_the_file_are_found_from_anywhere(tmp_path):
+    record = demo_study_record() | {"tokenizer": "./words", "vocab_size": None, "methods": []}
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    paths = ("models/mine", "./later", "org/model", "/abs/model")
+    checkpoints = [{"path": path, "tokens": 1000 * (number + 1)} for number, path in enumerate(paths)]
+    record["bases"] = [{"text": "docs", "checkpoints": checkpoints}]
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(record))
+    config = StudyConfig.from_file(tmp_path / "study.yaml")
+    found = [checkpoint.path for checkpoint in config.bases[0].checkpoints]
+    assert found == [f"{tmp_path}/models/mine", f"{tmp_path}/later", "org/model", "/abs/model"]
+    assert config.tokenizer == f"{tmp_path}/words"
+
+
+def test_bases_of_several_sizes_are_each_compared_with_their_own_size():
+    record = demo_study_record()
+    record["models"]["wide"] = {"like": "small", "hidden_size": 128}
+    record["bases"].append({"model": "wide", "text": "docs", "tokens": [131072, 2048000]})
+    record["methods"] = [{"name": "continue", "text": "code", "tokens": [131072, 262144], "scratch": ["small", "wide"]}]
+    specs = study_runs(StudyConfig.from_dict(record), DEMO_FACTS)
+    fresh = {spec.model["hidden_size"] for spec in specs if spec.model and spec.domain == "code"}
+    assert fresh == {64, 128}
+    assert sum(spec.model is not None and spec.domain == "code" for spec in specs) == 2
+    record["methods"][0]["scratch"] = ["small", "wide", "small"]
+    with pytest.raises(StudyError, match="'continue' has 3 models in scratch, and the study has 2 bases"):
+        StudyConfig.from_dict(record)

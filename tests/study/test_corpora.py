@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hf_bootstrap.errors import StudyError
-from hf_bootstrap.store import lock, read_json, write_json
+from hf_bootstrap.errors import DataError, StudyError
+from hf_bootstrap.store import lock, read_json, read_points, write_json
 from hf_bootstrap.study.conduct import check_room, check_text, make_ready, planned_runs
 from hf_bootstrap.study.config import StudyConfig
 from hf_bootstrap.study.corpora import is_text_of, prepare_text
@@ -32,6 +32,16 @@ class Packed:
     tokenizer_hash: str = "characters"
 
 
+@dataclass
+class Letters:
+    """A tokenizer, as far as a study looks into it."""
+
+    vocabulary: dict
+
+    def get_vocab(self):
+        return self.vocabulary
+
+
 class Characters:
     """Makes a token of every character, and keeps what it was given."""
 
@@ -39,7 +49,11 @@ class Characters:
         self.packed = {}
 
     def load_tokenizer(self, path):
-        return path
+        if Path(path).name == "other":
+            return Letters({"a": 1, "b": 0})
+        if Path(path).name == "model":
+            raise DataError("there is none")
+        return Letters({"a": 0, "b": 1})
 
     def train_tokenizer(self, documents, vocab_size, folder):
         return Path(folder)
@@ -169,15 +183,30 @@ def test_two_that_begin_together_prepare_the_text_once(corpora, tmp_path):
     assert sum(words.startswith("Reading the text") for words in told) == 1
 
 
-def test_a_base_that_is_not_there_is_refused_before_anything_starts(corpora, tmp_path):
-    nowhere = {"path": str(tmp_path / "model"), "tokens": 10_240}
-    config = study(bases=[{"text": "en", "checkpoints": [nowhere, {"path": "org/on-the-hub", "tokens": 20_480}]}])
-    with pytest.raises(StudyError, match=rf"no model in {tmp_path}/model: no config\.json is there"):
-        make_ready(config, tmp_path, Characters(), corpora=corpora, say=lambda text: None)
-    assert not (tmp_path / "runs").exists()
+def elsewhere(*paths):
+    bases = [{"path": str(path), "tokens": 10_240 * (number + 1)} for number, path in enumerate(paths)]
+    return study(bases=[{"text": "en", "checkpoints": bases}], tokenizer="org/letters", vocab_size=None)
+
+
+def test_a_base_that_is_not_there_is_named_at_once_and_again_when_all_the_rest_is_done(corpora, tmp_path):
+    said, config = [], elsewhere(tmp_path / "model", "org/on-the-hub")
+    specs = make_ready(config, tmp_path, Characters(), corpora=corpora, say=said.append)
+    starts = [spec for spec in specs if spec.start == str(tmp_path / "model")]
+    assert f"There is no model in {tmp_path}/model (no config.json), so {len(starts)} runs cannot start" in said[-1]
+    with pytest.raises(StudyError, match=rf"starts from {tmp_path}/model, where no model is"):
+        run(specs, tmp_path)
+    done = {path.parent.name for path in tmp_path.glob("runs/*/done.json")}
+    assert len(done) == sum(spec.base_tokens != 10_240 for spec in specs)
+    assert {point.base_tokens for point in read_points(tmp_path / "points" / "mixed.jsonl").points} == {20_480}
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
-    assert make_ready(config, tmp_path, Characters(), corpora=corpora, say=lambda text: None)
+    assert {point.base_tokens for point in run(specs, tmp_path) if point.base_tokens} == {10_240, 20_480}
+
+
+def test_a_base_that_reads_other_tokens_is_refused_before_anything_starts(corpora, tmp_path):
+    with pytest.raises(StudyError, match=r"The base org/other was trained .* 'a' is 0 here and 1 there"):
+        make_ready(elsewhere("org/other"), tmp_path, Characters(), corpora=corpora, say=lambda text: None)
+    assert not (tmp_path / "text.json").exists()
 
 
 def test_files_that_are_not_there_or_no_text_are_named(corpora, tmp_path):
@@ -213,7 +242,7 @@ def test_too_little_disk_is_refused_with_the_numbers(tiny_grid, tmp_path, monkey
     check_room(specs, tmp_path)
     check_text(specs, DEMO_FACTS | {"docs": {}, "code": {}})
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 1_000_000})())
-    with pytest.raises(StudyError, match=r"12 runs to do may take .* MB and .* has 1 MB free"):
+    with pytest.raises(StudyError, match=r"12 runs to do take .* MB and .* has 1 MB free"):
         check_room(specs, tmp_path)
 
 

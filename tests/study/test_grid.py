@@ -152,3 +152,12 @@ def test_each_stage_is_judged_by_its_own_warm_up(tiny_grid):
 def test_planning_loads_no_torch():
     code = "import sys, hf_bootstrap.study.grid; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_method_warms_up_as_it_says(tiny_grid):
+    (method,) = tiny_grid.methods
+    second = [s for s in replace(tiny_grid, methods=(replace(method, rewarm_steps=0),)).specs() if s.base_tokens]
+    assert {spec.warmup_tokens for spec in second} == {0}
+    assert {spec.warmup_tokens for spec in tiny_grid.specs() if spec.base_tokens} == {tiny_grid.batch_tokens}
+    with pytest.raises(StudyError, match=r"'continue': .* a warm-up of 9 \(rewarm_steps\)"):
+        replace(tiny_grid, methods=(replace(method, rewarm_steps=9),))

@@ -79,12 +79,15 @@ def test_no_points_are_no_file(tmp_path):
 def test_points_of_runs_that_are_none_of_the_study_any_more_are_left_out_and_named(tiny_grid, tmp_path):
     specs = tiny_grid.specs()
     run(specs[:2], tmp_path)
-    assert study_points(tmp_path) == (gather_points(tmp_path), "")  # prepared by no study file
+    assert study_points(tmp_path) == (gather_points(tmp_path), [])  # prepared by no study file
     note_runs(tmp_path, "tiny", specs[:1])
-    found, left_out = study_points(tmp_path)
+    found, (left_out,) = study_points(tmp_path)
     assert {point.run_id for point in found} == {specs[0].run_id}
     assert left_out.startswith("Left out: 1 done runs")
     assert specs[1].run_id in left_out
+    note_runs(tmp_path, "tiny", specs)
+    _, (missing,) = study_points(tmp_path)
+    assert f"Not complete: {len(specs) - 2} of the study's {len(specs)} runs are not done" in missing
     note_runs(tmp_path, "tiny", specs[5:])
     with pytest.raises(StudyError, match=r"no points yet: .* 2 of an older file or text are"):
         study_points(tmp_path)

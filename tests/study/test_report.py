@@ -243,3 +243,27 @@ def test_a_done_json_without_growth_gives_no_proof(demo_grid, demo_points, tmp_p
     write_json(folder.path / "done.json", {"growth": None})
     points = [point for point in demo_points if point.run_id == stage.run_id]
     assert analyse(tmp_path, points)[0].growth == ()
+
+
+def test_sizes_have_a_law_each_and_one_together(demo_points, tmp_path):
+    small = [point for point in demo_points if point.method == "continue" or point.domain == "code"]
+    points = []
+    for factor in (1, 4, 16):
+        for point in small:
+            ids = {name: f"{value}x{factor}" for name in ("run_id", "base_run_id") if (value := getattr(point, name))}
+            size = (point.n_params_non_embedding or 0) * factor
+            loss = 1.2 + (point.loss - 1.2) * factor**-0.3
+            points.append(replace(point, **ids, n_params_non_embedding=size, loss=loss))
+    findings = analyse(tmp_path, points, draws=9)
+    assert [f.name for f in findings] == ["continue-101k", "continue-403k", "continue-1.61M"]
+    for finding in findings:
+        assert (finding.method, finding.n_points, finding.n_scratch) == ("continue", 16, 4)
+        assert finding.law.params_["alpha3"] == pytest.approx(0.025, abs=0.01)
+    page = Page(write_report(tmp_path, points, findings).read_text())
+    assert "One law for all sizes?" in page.words
+    assert re.search(r"one law of its 3 sizes the exponent of N is 0\.(29|30)", page.words)
+    assert "Continued training, 403k parameters" in page.words
+    assert sorted(folder.name for folder in tmp_path.glob("law-*")) == [
+        "law-continue-1.61M", "law-continue-101k", "law-continue-403k"
+    ]  # fmt: skip
+    assert page.words.count("exponent of N") == (tmp_path / "report.md").read_text().count("exponent of N") == 1
