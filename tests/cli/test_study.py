@@ -13,7 +13,7 @@ from hf_bootstrap.study.conduct import planned_runs
 from tests.study.conftest import DEMO_FACTS, demo_study_record
 from tests.study.test_run import run as carry_out
 
-PARTS = ("plan", "run", "status", "report", "points", "emit")
+PARTS = ("plan", "design", "run", "status", "report", "points", "emit")
 
 
 def ask(*arguments):

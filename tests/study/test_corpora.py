@@ -247,8 +247,12 @@ def test_too_little_disk_is_refused_with_the_numbers(tiny_grid, tmp_path, monkey
 
 
 def test_the_study_the_guide_shows_and_those_shipped_can_be_read():
-    (shown,) = [part.partition("```")[0] for part in GUIDE.read_text().split("```yaml\n")[1:]]
-    assert StudyConfig.from_dict(yaml.safe_load(shown)).name == "small"
+    shown, bases = (yaml.safe_load(part.partition("```")[0]) for part in GUIDE.read_text().split("```yaml\n")[1:])
+    assert StudyConfig.from_dict(shown).name == "small"
+    elsewhere = StudyConfig.from_dict(shown | bases | {"vocab_size": None, "methods": []})
+    assert [one.name for one in elsewhere.bases[0].checkpoints] == [
+        "EleutherAI/pythia-14m@step1000", "EleutherAI/pythia-14m@step8000"
+    ]  # fmt: skip
     files = sorted((GUIDE.parents[2] / "examples" / "studies").glob("*.yaml"))
     assert files
     for file in files:
