@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 
@@ -309,3 +310,21 @@ def test_bases_of_several_sizes_are_each_compared_with_their_own_size():
     record["methods"][0]["scratch"] = ["small", "wide", "small"]
     with pytest.raises(StudyError, match="'continue' has 3 models in scratch, and the study has 2 bases"):
         StudyConfig.from_dict(record)
+
+
+def test_an_editor_that_checks_the_schema_agrees_with_the_code():
+    schema = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text()))
+    files = [*sorted((SCHEMA.parents[2] / "examples" / "studies").glob("*.yaml")), SCHEMA.with_name("demo.yaml")]
+    assert len(files) > 5
+    for file in files:
+        record = yaml.safe_load(file.read_text())
+        assert schema.is_valid(record), file
+        assert schema.is_valid(StudyConfig.from_file(file).to_dict()), file
+    for path, value in (
+        ("seed", 1),
+        ("methods.0.tokens", {}),
+        ("training.peak_lr", [1]),
+        ("texts", []),
+        ("bases", None),
+    ):
+        assert not schema.is_valid(changed(path, value)), path
