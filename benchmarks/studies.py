@@ -8,25 +8,41 @@ import argparse
 import os
 import re
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 
 from hf_bootstrap.demo import demo_study
+from hf_bootstrap.store import RunFolder, write_json
 from hf_bootstrap.study.conduct import planned_runs
+from hf_bootstrap.study.config import StudyConfig
+from hf_bootstrap.study.corpora import placeholder_facts
 from hf_bootstrap.study.plan import make_plan
 
 __all__ = ["main", "plan_many", "where_time_went"]
 
 
 def plan_many() -> str:
-    """A plan of 10,010 runs."""
+    """Plans of 10,010 runs: of a study not begun, and of one whose text is ready and whose run folders are there."""
     config = replace(demo_study(), seeds=tuple(range(143)))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        lines = [_plan(config, folder, "not begun")]
+        write_json(folder / "text.json", placeholder_facts(config))
+        for spec in planned_runs(config, folder)[0]:
+            RunFolder.create(folder, spec)
+        lines.append(_plan(config, folder, "with all run folders"))
+    return "\n".join(lines)
+
+
+def _plan(config: StudyConfig, folder: Path, what: str) -> str:
     wall, cpu = time.perf_counter(), time.process_time()
-    specs, _ = planned_runs(config, None)
+    specs, _ = planned_runs(config, folder)
     plan = make_plan(config, specs)
     told = f"{time.process_time() - cpu:.1f} CPU s, {time.perf_counter() - wall:.1f} s wall"
-    return f"plan of {plan.runs:,} runs: {told}; torch loaded: {'torch' in sys.modules}; load {os.getloadavg()[0]:.1f}"
+    loaded = "torch" in sys.modules
+    return f"plan of {plan.runs:,} runs, {what}: {told}; torch loaded: {loaded}; load {os.getloadavg()[0]:.1f}"
 
 
 def where_time_went(folder: Path, workers: int) -> str:

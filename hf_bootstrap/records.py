@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any, Self
 
@@ -283,7 +284,7 @@ class RunSpec:
         """The run whose checkpoint this one resumes."""
         return self.start.partition("/")[0] if self.resume and self.start else None
 
-    @property
+    @cached_property
     def run_id(self) -> str:
         """Readable start and content hash, such as ``continue-code-131072-524288-1f0c9a2b4d``."""
         digest = hashlib.sha256(canonical_json(self.to_dict()).encode()).hexdigest()[:10]
