@@ -6,17 +6,21 @@ from typing import Any
 from ..records import RunSpec
 from ..units import training_flops_per_token
 from .grid import start_run_id
+from .sizes import KINDS, Sizes, grown_shape, read_sizes
 
 __all__ = [
+    "chain_costs",
     "checkpoint_bytes",
     "costs",
     "flops",
     "flops_per_token",
-    "grown_shape",
     "own_tokens",
     "shapes",
     "tokens_needed",
 ]
+
+# What a model counts as, relative to others, whose sizes nobody knows.
+_REFERENCE = Sizes(kind=KINDS["llama"], layers=2, hidden=64, queries=64, keys=64, inner=192, vocabulary=512, tied=False)
 
 
 def tokens_needed(specs: Sequence[RunSpec]) -> dict[str, int]:
@@ -33,8 +37,8 @@ def costs(specs: Sequence[RunSpec]) -> dict[str, float]:
 
     A token costs its weights in matrix products plus 80,000 for every layer and once more: what a layer
     costs in overheads at these sizes on one CPU thread (33, 56 and 62 microseconds a token measured at
-    hidden 64, twice the layers, twice the width). The overheads vanish for large models. A start that is
-    no run of the study counts as a model of the reference size.
+    hidden 64, twice the layers, twice the width). The overheads vanish for large models. A model whose sizes
+    are not known, such as a start that is no run of the study, counts as one of the reference size.
     """
     return {run_id: own_tokens(spec) * _token_cost(shape) for run_id, (spec, shape) in shapes(specs).items()}
 
@@ -55,6 +59,22 @@ def shapes(specs: Sequence[RunSpec]) -> dict[str, tuple[RunSpec, Mapping[str, An
     return found
 
 
+def chain_costs(specs: Sequence[RunSpec], own: Mapping[str, float]) -> dict[str, float]:
+    """Of each run, its own cost and that of the longest line of runs behind it.
+
+    Args:
+        specs: each after the run it starts from.
+        own: by run id.
+    """
+    chains = {spec.run_id: 0.0 for spec in specs}
+    for spec in reversed(specs):
+        chains[spec.run_id] += own[spec.run_id]
+        writer = start_run_id(spec)
+        if writer in chains:
+            chains[writer] = max(chains[writer], chains[spec.run_id])
+    return chains
+
+
 def own_tokens(spec: RunSpec) -> int:
     """Tokens a run trains itself: without those of the run it resumes."""
     before = int(str(spec.start).rpartition("-")[2]) * spec.batch_tokens if spec.resume else 0
@@ -62,69 +82,43 @@ def own_tokens(spec: RunSpec) -> int:
 
 
 def flops(spec: RunSpec, shape: Mapping[str, Any]) -> float | None:
-    """Training FLOPs of the tokens a run trains itself; None where its model is not known."""
-    return own_tokens(spec) * flops_per_token(shape, spec.sequence_length, spec.lora) if shape else None
+    """Training FLOPs of the tokens a run trains itself; None where the sizes of its model are not known."""
+    one = flops_per_token(shape, spec.sequence_length, spec.lora)
+    return None if one is None else own_tokens(spec) * one
 
 
-def flops_per_token(shape: Mapping[str, Any], sequence_length: int, lora: Mapping[str, Any] | None = None) -> float:
-    """Training FLOPs of one token of a model with this config, attention included.
+def flops_per_token(
+    shape: Mapping[str, Any], sequence_length: int, lora: Mapping[str, Any] | None = None
+) -> float | None:
+    """Training FLOPs of one token of a model with this config, attention included; None where sizes are not known.
 
     Weights that a LoRA freezes pass gradients on and have none of their own: 4 FLOPs each for 6, as points count it.
     """
-    layers, matmul, _ = _sizes(shape)
-    heads, hidden = shape.get("num_attention_heads", 1), shape.get("hidden_size", shape.get("n_embd", 64))
-    width, adapter = heads * (shape.get("head_dim") or hidden // heads), _adapter(lora, shape)
-    whole = training_flops_per_token(matmul + adapter, layers, width, sequence_length)
-    return whole - 2.0 * matmul if adapter else whole
+    sizes = read_sizes(shape)
+    if sizes is None:
+        return None
+    adapter = _adapter(lora, sizes)
+    whole = training_flops_per_token(sizes.matmul + adapter, sizes.layers, sizes.queries, sequence_length)
+    return whole - 2.0 * sizes.matmul if adapter else whole
 
 
 def checkpoint_bytes(spec: RunSpec, shape: Mapping[str, Any]) -> int:
-    """Bytes of the checkpoints a run keeps: weights and two moments of Adam in fp32; 0 where the model is not known.
+    """Bytes of the checkpoints a run keeps: weights and two moments of Adam in fp32; 0 where sizes are not known.
 
     A LoRA's hold the adapter alone.
     """
-    if not shape:
-        return 0
-    _, matmul, vocabulary = _sizes(shape)
-    table = 0 if shape.get("tie_word_embeddings") else vocabulary
-    return len(spec.checkpoints) * 12 * (_adapter(spec.lora, shape) or matmul + table)
-
-
-def grown_shape(shape: Mapping[str, Any], growth: Mapping[str, Any]) -> dict[str, Any]:
-    """The sizes in a model's config after a growth."""
-    factors = {"num_hidden_layers": growth.get("depth"), "hidden_size": growth.get("width")}
-    factors["intermediate_size"] = factors["num_attention_heads"] = factors["hidden_size"]
-    sizes = {key: shape[key] * (by or 1) for key, by in factors.items() if key in shape}
-    stated = {key: growth[key] for key in sizes if growth.get(key) is not None}
-    if growth.get("layer_map"):
-        stated["num_hidden_layers"] = len(growth["layer_map"])
-    return {**shape, **sizes, **stated}
+    sizes = read_sizes(shape)
+    return len(spec.checkpoints) * 12 * (_adapter(spec.lora, sizes) or sizes.stored) if sizes else 0
 
 
 def _token_cost(shape: Mapping[str, Any]) -> float:
-    layers, matmul, _ = _sizes(shape)
-    return float(matmul + 80_000 * (layers + 1))
+    sizes = read_sizes(shape) or _REFERENCE
+    return float(sizes.matmul + 80_000 * (sizes.layers + 1))
 
 
-def _adapter(lora: Mapping[str, Any] | None, shape: Mapping[str, Any]) -> int:
+def _adapter(lora: Mapping[str, Any] | None, sizes: Sizes) -> int:
     """Weights of a LoRA beside every linear layer but the head, r (in + out) each; 0 without one.
 
     Where its target modules are named it has fewer: how many of which size, the model's code alone knows.
     """
-    if lora is None:
-        return 0
-    layers, hidden, inner, _ = _widths(shape)
-    return int(lora["r"]) * layers * (4 * 2 * hidden + 3 * (hidden + inner))
-
-
-def _sizes(shape: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Layers, weights in matrix products (head included) and weights of the token table; gated MLP assumed."""
-    layers, hidden, inner, vocabulary = _widths(shape)
-    return layers, layers * (4 * hidden * hidden + 3 * hidden * inner) + hidden * vocabulary, hidden * vocabulary
-
-
-def _widths(shape: Mapping[str, Any]) -> tuple[int, int, int, int]:
-    """Layers, hidden size, that of the MLP, and vocabulary."""
-    layers = shape.get("num_hidden_layers", shape.get("n_layer", 2))
-    hidden = shape.get("hidden_size", shape.get("n_embd", 64))
-    return layers, hidden, shape.get("intermediate_size", 3 * hidden), shape.get("vocab_size", 512)
+    return 0 if lora is None else int(lora["r"]) * sizes.layers * sum(map(sum, sizes.matrices()))

@@ -5,7 +5,7 @@ What one grid costs and tells is the business of `layouts`, which runs it takes 
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -21,8 +21,9 @@ from ..laws.terms import Form
 from ..units import format_count
 from .aims import Aim
 from .config import MethodConfig, StudyConfig
-from .costs import flops_per_token, grown_shape
+from .costs import flops_per_token
 from .layouts import Layout, Task
+from .sizes import grown_shape, why_unknown
 from .weaknesses import LEVELS, STEPS, TRUNKS
 
 __all__ = ["Proposal", "propose_grid"]
@@ -179,9 +180,9 @@ def _task(config: StudyConfig, method: MethodConfig, law: ScalingLaw, aim: Aim, 
     base = config.model(config.bases[0].model or "")
     length, training = config.training.sequence_length, config.training
     grown, lora = grown_shape(base, method.growth or {}), method.lora.to_spec() if method.lora else None
-    second = flops_per_token(grown, length, lora) * max(1, len(method.peak_lr))
+    second = _flops_per_token(grown, length, lora) * max(1, len(method.peak_lr))
     fresh = config.scratch_of(method, config.bases[0])
-    scratch = 0.0 if fresh is None else flops_per_token(config.model(fresh), length)
+    scratch = 0.0 if fresh is None else _flops_per_token(config.model(fresh), length)
     aim.ask(form, theta[None])  # refuses a crossover that this form does not have
     return Task(
         form=form,
@@ -189,12 +190,22 @@ def _task(config: StudyConfig, method: MethodConfig, law: ScalingLaw, aim: Aim, 
         aim=aim,
         noise=noise,
         luck=luck,
-        trunk=flops_per_token(base, length),
+        trunk=_flops_per_token(base, length),
         second=second,
         scratch=scratch,
         decay_share=training.decay_share,
         batch=training.batch_size * length,
     )
+
+
+def _flops_per_token(shape: Mapping[str, Any], length: int, lora: Mapping[str, Any] | None = None) -> float:
+    found = flops_per_token(shape, length, lora)
+    if found is None:
+        raise StudyError(
+            f"A model of the study {why_unknown(shape)}, so nobody can say what a token costs and which grid a budget "
+            "buys. State its sizes."
+        )
+    return found
 
 
 def _scales(law: ScalingLaw) -> tuple[float, float, tuple[str, ...]]:

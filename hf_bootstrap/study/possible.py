@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import GrowthError, StudyError, did_you_mean
 from ..growth.config import DTYPES_TO_WRITE, SIZE_FIELDS, GrowthConfig
 from ..records import AUTOCAST
+from .sizes import SIZE_NAMES, stated_size
 
 if TYPE_CHECKING:
     from .config import BaseConfig, MethodConfig, StudyConfig
@@ -23,14 +24,6 @@ _ATTENTION = (
 # transformers refuses these where heads do not divide the hidden size, head_dim or not; in others heads have a width of
 # their own.
 _DIVIDED = ("gpt2", "gpt_neox", "llama", "opt")
-# What GPT-2 and its kin call a size.
-_OTHER_NAMES = {
-    "hidden_size": "n_embd",
-    "intermediate_size": "n_inner",
-    "num_attention_heads": "n_head",
-    "num_hidden_layers": "n_layer",
-    "max_position_embeddings": "n_positions",
-}
 
 
 def check_possible(config: "StudyConfig") -> None:
@@ -85,10 +78,11 @@ def _check_model(name: str, model: Mapping[str, Any], vocabulary: int | None, le
         raise StudyError(
             f"model {name!r} has model_type {model.get('model_type')!r}; it must name an architecture, such as llama."
         )
-    for key in (*_OTHER_NAMES, *_OTHER_NAMES.values(), "num_key_value_heads", "head_dim", "vocab_size"):
-        if key in model and model[key] is not None and _size(model, key) is None:
-            raise StudyError(f"model {name!r} has {key} {model[key]!r}; it must be a whole number above 0. Correct it.")
-    rows, positions = _size(model, "vocab_size"), _size(model, "max_position_embeddings")
+    for key in sorted(SIZE_NAMES & model.keys()):
+        size = model[key]
+        if size is not None and not (type(size) is int and size > 0):
+            raise StudyError(f"model {name!r} has {key} {size!r}; it must be a whole number above 0. Correct it.")
+    rows, positions = stated_size(model, "vocab_size"), stated_size(model, "max_position_embeddings")
     if rows is not None and vocabulary is not None and rows < vocabulary:
         raise StudyError(
             f"model {name!r} has vocab_size {rows}, but the study's tokenizer has {vocabulary} entries: the model "
@@ -99,7 +93,9 @@ def _check_model(name: str, model: Mapping[str, Any], vocabulary: int | None, le
             f"model {name!r} has {positions} positions (max_position_embeddings), but a block of sequence_length "
             f"{length} has {length + 1}, for neighbours overlap by one. Give more positions or shorter blocks."
         )
-    hidden, heads, groups = (_size(model, key) for key in ("hidden_size", "num_attention_heads", "num_key_value_heads"))
+    hidden, heads, groups = (
+        stated_size(model, key) for key in ("hidden_size", "num_attention_heads", "num_key_value_heads")
+    )
     if model.get("model_type") in _DIVIDED and hidden and heads and hidden % heads:
         raise StudyError(
             f"model {name!r} has hidden_size {hidden}, which {heads} attention heads cannot share evenly. Make it a "
@@ -117,8 +113,8 @@ def _check_growth(config: "StudyConfig", method: "MethodConfig", base: "BaseConf
     if method.growth is None or base.model is None or not method.from_base:
         return
     model, growth = config.model(base.model), GrowthConfig.from_dict(method.growth)
-    sizes = {kind: size for kind, key in SIZE_FIELDS.items() if (size := _size(model, key)) is not None}
-    layers = _size(model, "num_hidden_layers")
+    sizes = {kind: size for kind, key in SIZE_FIELDS.items() if (size := stated_size(model, key)) is not None}
+    layers = stated_size(model, "num_hidden_layers")
     try:
         if all(kind in sizes for kind, key in SIZE_FIELDS.items() if getattr(growth, key) is not None):
             growth.factors(sizes)
@@ -126,9 +122,3 @@ def _check_growth(config: "StudyConfig", method: "MethodConfig", base: "BaseConf
             growth.layers(layers)
     except GrowthError as error:
         raise StudyError(f"method {method.name!r} cannot grow model {base.model!r}: {error}") from error
-
-
-def _size(model: Mapping[str, Any], key: str) -> int | None:
-    """A size as the file states it, under either name; None where it does not, or states no whole number."""
-    found = model.get(key, model.get(_OTHER_NAMES.get(key, key)))
-    return found if type(found) is int and found > 0 else None

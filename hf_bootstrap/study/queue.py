@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import StudyError
 from ..records import RunSpec
 from ..store import COMPLETE, RunFolder
-from .costs import costs, own_tokens
+from .costs import chain_costs, costs, own_tokens
 from .grid import start_run_id
 
 __all__ = ["Queue", "lasting_checkpoints"]
@@ -54,8 +54,9 @@ class Queue:
         self.folders = {run_id: RunFolder(self.study / "runs" / run_id) for run_id in self.specs}
         self.waiting = {run_id for run_id, folder in self.folders.items() if not folder.is_done()}
         self.stuck: dict[str, str] = {}
-        self._costs = costs(self._ordered())
-        self._chains = self._chain_costs()
+        ordered = self._ordered()
+        self._costs = costs(ordered)
+        self._chains = chain_costs(ordered, self._costs)
 
     def take(self, may: Callable[[str], bool] = lambda _: True) -> str | None:
         """The waiting run with the longest line of work behind it among those whose start is written.
@@ -140,13 +141,3 @@ class Queue:
                 )
             placed |= {run_id: rest.pop(run_id) for run_id in ready}
         return list(placed.values())
-
-    def _chain_costs(self) -> dict[str, float]:
-        """Of each run, its own cost and that of the longest line of runs behind it."""
-        chains = dict.fromkeys(self._costs, 0.0)
-        for run_id in reversed(self._costs):  # costs stand in the order of `_ordered`
-            chains[run_id] += self._costs[run_id]
-            writer = self._start_of(self.specs[run_id])
-            if writer is not None:
-                chains[writer] = max(chains[writer], chains[run_id])
-        return chains

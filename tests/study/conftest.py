@@ -11,9 +11,12 @@ from hf_bootstrap.study.grid import Corpus, Grid, Method
 
 DOCS = Corpus(domain="docs", data="docs.tokens", data_hash="d" * 8, eval_sets={"docs": "docs.held"}, eval_hash="e" * 8)
 CODE = Corpus(domain="code", data="code.tokens", data_hash="c" * 8, eval_sets={"code": "code.held"}, eval_hash="f" * 8)
-SMALL = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 176, "vocab_size": 512}
+SMALL = {
+    "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 176,
+    "num_attention_heads": 2, "vocab_size": 512,
+}  # fmt: skip
 DEEP = {**SMALL, "num_hidden_layers": 4}
-WIDE = {**SMALL, "hidden_size": 128, "intermediate_size": 352}
+WIDE = {**SMALL, "hidden_size": 128, "intermediate_size": 352, "num_attention_heads": 4}
 # Facts of the demo's text as `prepare_text` would write them.
 DEMO_FACTS = {
     name: {
