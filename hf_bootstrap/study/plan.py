@@ -3,14 +3,15 @@
 Loads no torch and no scipy. Which runs there are is the business of `runs`, what each costs that of `costs`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..records import RunSpec
 from ..units import format_bytes, format_count, format_duration
 from .config import StudyConfig
-from .costs import checkpoint_bytes, costs, flops, own_tokens, shapes
+from .costs import chain_costs, checkpoint_bytes, costs, flops, own_tokens, shapes
+from .sizes import why_unknown
 from .weaknesses import Weakness, find_weaknesses
 
 __all__ = ["StudyPlan", "make_plan"]
@@ -26,16 +27,18 @@ class StudyPlan:
         trunks, stages, decays: runs at constant rate that give bases; others at constant rate; those that end at a
             mark.
         tokens, tokens_to_do: trained tokens, of all and of those not done.
-        flops: of training; None where a base's model is not known from the file. flops_to_do: likewise.
+        flops: of training; None where the sizes of a model are not known from the file. flops_to_do: likewise.
         tokens_unshared: what independent runs would train, each mark its own from the start of its stage.
-        saved: share of the compute that sharing saves, 0 to 1.
-        hours: at `tokens_per_second` of the first base model on one worker, `workers` at a time, a longer line of runs
-            that wait for each other not counted; None where no speed was stated.
-        disk_bytes: checkpoints if none were removed; None where a base's model is not known from the file.
+        saved: share of the compute that sharing saves, 0 to 1; None where the sizes of a model are not known.
+        hours: at `tokens_per_second` of the first base model on one worker: of all that is to do, `workers` at a time,
+            or of the longest line of runs that wait for each other; None where no speed was stated or the sizes of a
+            model are not known.
+        disk_bytes: checkpoints if none were removed; None where the sizes of a model are not known.
         methods: for each, its runs and its tokens.
         weaknesses: what the grid cannot tell, and the cheapest addition that would.
         is_final: whether run ids are those of the real runs; they are not before the text is ready.
         over_budget: FLOPs beyond the study's budget; None where there is none, or nothing is beyond it.
+        unknown: why the sizes of models are not known, in words; empty where all are.
     """
 
     name: str
@@ -49,7 +52,7 @@ class StudyPlan:
     flops: float | None
     flops_to_do: float | None
     tokens_unshared: int
-    saved: float
+    saved: float | None
     tokens_per_second: float | None
     workers: int
     hours: float | None
@@ -58,6 +61,7 @@ class StudyPlan:
     weaknesses: tuple[Weakness, ...]
     is_final: bool
     over_budget: float | None
+    unknown: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON."""
@@ -69,26 +73,26 @@ class StudyPlan:
             f"  {name:<24} {facts['runs']:>6} runs  {format_count(facts['tokens']):>6} tokens\n"
             for name, facts in self.methods.items()
         )
-        cost = "FLOPs not known: a base's model is not in the file"
+        cost = "FLOPs not known"
         if self.flops is not None and self.flops_to_do is not None:
             cost = f"{format_count(self.flops)} FLOPs ({format_count(self.flops_to_do)} to do)"
-        time = "no speed stated: give --tokens-per-second for hours"
+        time = "not known" if self.unknown else "no speed stated: give --tokens-per-second for hours"
         if self.hours is not None:
             speed = f"{format_count(self.tokens_per_second or 0)} tokens/s of the base model"
-            time = f"{format_duration(self.hours * 3600)} at {speed} on each of {self.workers} workers"
-        disk = "not known: a base's model is not in the file"
-        if self.disk_bytes is not None:
-            disk = f"up to {format_bytes(self.disk_bytes)} of checkpoints"
-        kinds = f"{self.trunks} trunks, {self.stages} stages, {self.decays} decays"
+            time = f"{format_duration(self.hours * 3600)} at {speed} on each of {_count(self.workers, 'worker')}"
+        disk = "not known" if self.disk_bytes is None else f"up to {format_bytes(self.disk_bytes)} of checkpoints"
+        saves = "saves a share that is not known" if self.saved is None else f"saves {self.saved:.0%} of the compute"
+        kinds = ", ".join([_count(self.trunks, "trunk"), _count(self.stages, "stage"), _count(self.decays, "decay")])
         alone = format_count(self.tokens_unshared)
         lines = [
-            f"Study {self.name}: {self.runs} runs, {self.runs_done} done ({kinds})",
+            f"Study {self.name}: {_count(self.runs, 'run')}, {self.runs_done} done ({kinds})",
             rows.rstrip("\n"),
             f"Tokens: {format_count(self.tokens)} ({format_count(self.tokens_to_do)} to do); {cost}",
-            f"Sharing: saves {self.saved:.0%} of the compute ({alone} tokens if every mark were trained on its own)",
+            f"Sharing: {saves} ({alone} tokens if every mark were trained on its own)",
             f"Time: {time}",
             f"Disk: {disk}",
         ]
+        lines += [f"Not known: {why}." for why in self.unknown]
         if self.over_budget is not None:
             lines.append(f"Over budget by {format_count(self.over_budget)} FLOPs.")
         if not self.is_final:
@@ -127,7 +131,8 @@ def make_plan(
     total, alone = sum(own_costs.values()), _cost_unshared(specs, own_costs)
     first = specs[0]
     seconds_a_cost = 0.0 if not tokens_per_second else own_tokens(first) / own_costs[first.run_id] / tokens_per_second
-    left = sum(own_costs[run_id] for run_id in to_do)
+    left = {run_id: cost if run_id in to_do else 0.0 for run_id, cost in own_costs.items()}
+    waited = max(*chain_costs(specs, left).values(), sum(left.values()) / workers)
     all_flops, flops_left = _added(spent.values()), _added(spent[run_id] for run_id in to_do)
     beyond = None if all_flops is None or config.budget_flops is None else all_flops - config.budget_flops
     return StudyPlan(
@@ -142,15 +147,16 @@ def make_plan(
         flops=all_flops,
         flops_to_do=flops_left,
         tokens_unshared=sum(spec.tokens for spec in specs if spec.decay_tokens),
-        saved=1 - total / alone if alone else 0.0,
+        saved=None if all_flops is None else 1 - total / alone if alone else 0.0,
         tokens_per_second=tokens_per_second,
         workers=workers,
-        hours=left * seconds_a_cost / workers / 3600 if tokens_per_second else None,
-        disk_bytes=_disk_bytes(known.values()),
+        hours=waited * seconds_a_cost / 3600 if tokens_per_second and all_flops is not None else None,
+        disk_bytes=None if all_flops is None else sum(checkpoint_bytes(*one) for one in known.values()),
         methods=methods,
         weaknesses=tuple(find_weaknesses(config)),
         is_final=is_final,
         over_budget=beyond if beyond is not None and beyond > 0 else None,
+        unknown=() if all_flops is not None else tuple(dict.fromkeys(_unknown(config))),
     )
 
 
@@ -159,9 +165,17 @@ def _cost_unshared(specs: Sequence[RunSpec], own_costs: dict[str, float]) -> flo
     return sum(own_costs[spec.run_id] * spec.tokens / own_tokens(spec) for spec in specs if spec.decay_tokens)
 
 
-def _disk_bytes(known: Iterable[tuple[RunSpec, Mapping[str, Any]]]) -> int | None:
-    keeping = [(spec, shape) for spec, shape in known if spec.checkpoints]
-    return None if not all(shape for _, shape in keeping) else sum(checkpoint_bytes(*one) for one in keeping)
+def _unknown(config: StudyConfig) -> Iterator[str]:
+    """Why FLOPs are not known: of each model, or of bases of which nobody opens the folder for a plan."""
+    for name in (*(base.model for base in config.bases), *(method.scratch for method in config.methods)):
+        if name is not None and (why := why_unknown(config.model(name))):
+            yield f"model {name!r} {why}"
+    if any(base.checkpoints for base in config.bases):
+        yield "checkpoints trained elsewhere are opened by no plan, so what a token of theirs costs is not told"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _added(numbers: Any) -> float | None:

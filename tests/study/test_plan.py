@@ -9,7 +9,7 @@ from hf_bootstrap import demo
 from hf_bootstrap.growth.counting import measure_size
 from hf_bootstrap.study.conduct import planned_runs
 from hf_bootstrap.study.config import StudyConfig
-from hf_bootstrap.study.costs import checkpoint_bytes, flops, own_tokens
+from hf_bootstrap.study.costs import checkpoint_bytes, costs, flops, own_tokens, shapes
 from hf_bootstrap.study.plan import make_plan
 from hf_bootstrap.study.weaknesses import find_weaknesses
 
@@ -51,7 +51,7 @@ def test_the_demos_plan_adds_up():
     assert plan.tokens_unshared == bases + 5 * d2 + 2 * 5 * grown
     assert 0.3 < plan.saved < 0.4
     assert plan.hours == pytest.approx(0.09, abs=0.01)
-    for words in ("70 runs, 1 done", "saves 35%", "not prepared", "1 trunk"):
+    for words in ("70 runs, 1 done", "saves 35%", "not prepared", "(1 trunk, 15 stages"):
         assert words in str(plan)
 
 
@@ -85,21 +85,65 @@ def test_a_lora_costs_what_its_points_will_say():
 
 def test_flops_of_a_model_with_other_names_for_its_sizes():
     record = {**demo_study_record(), "methods": []}
-    record["models"] = {"small": {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "vocab_size": 512}}
+    record["models"] = {
+        "small": {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 2, "n_positions": 256, "vocab_size": 512}
+    }
     config = StudyConfig.from_dict(record)
     plan = make_plan(config, planned_runs(config, None)[0])
-    matmul = 2 * (4 * 64 * 64 + 3 * 64 * 192) + 64 * 512  # a gated MLP is assumed
+    matmul = (
+        2 * (4 * 64 * 64 + 2 * 64 * 256) + 64 * 512
+    )  # no gate, four times the hidden size where n_inner is left out
     assert plan.flops == pytest.approx(plan.tokens * 6 * (matmul + 2 * 64 * 128))
+    assert plan.unknown == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"hidden_size": None, "hiden_size": 64}, "model 'small' states no hidden_size."),
+        ({"vocab_size": None}, "model 'small' states no vocab_size."),
+        ({"model_type": "mixtral"}, "model 'small' is of a type whose layers are not known here (mixtral)."),
+    ],
+)
+def test_sizes_left_to_transformers_make_a_plan_of_unknowns(change, words):
+    """A llama with none stated has seven thousand million parameters, not a hundred thousand."""
+    record = demo_study_record()
+    small = {**record["models"]["small"], **change}
+    record["models"]["small"] = {key: value for key, value in small.items() if value is not None}
+    config = StudyConfig.from_dict(record)
+    specs, _ = planned_runs(config, None)
+    plan = make_plan(config, specs, tokens_per_second=30_000)
+    assert (plan.flops, plan.flops_to_do, plan.disk_bytes, plan.hours, plan.saved) == (None,) * 5
+    assert checkpoint_bytes(*shapes(specs)[specs[0].run_id]) == 0
+    for line in ("FLOPs not known", "Time: not known", "Disk: not known", "saves a share that is not known", words):
+        assert line in str(plan)
+    assert min(costs(specs).values()) > 0
 
 
 def test_what_a_base_from_elsewhere_costs_is_not_known():
     base = {"text": "docs", "checkpoints": [{"path": "org/model", "tokens": "1B"}]}
-    record = {**demo_study_record(), "bases": [base], "methods": [{"name": "a", "text": "code", "tokens": [131072]}]}
-    config = StudyConfig.from_dict(record)
-    plan = make_plan(config, planned_runs(config, None)[0])
-    assert plan.disk_bytes is None
-    assert "Disk: not known" in str(plan)
-    assert "FLOPs not known" in str(plan)
+    methods = [{"name": "a", "text": "code", "tokens": [131072], "growth": {"layer_map": [0, 0, 1]}}]
+    config = StudyConfig.from_dict({**demo_study_record(), "bases": [base], "methods": methods})
+    plan = make_plan(config, planned_runs(config, None)[0], tokens_per_second=30_000)
+    assert (plan.flops, plan.disk_bytes, plan.hours, plan.saved) == (None,) * 4
+    for line in ("FLOPs not known", "Disk: not known", "Time: not known", "Not known: checkpoints trained elsewhere"):
+        assert line in str(plan)
+
+
+def test_hours_are_no_fewer_than_those_of_runs_that_wait_for_each_other():
+    """Workers beyond the runs that can go at once save nothing: the trunk's stable part, then a decay of it."""
+    config = StudyConfig.from_dict({**demo_study_record(), "methods": []})
+    specs, _ = planned_runs(config, None)
+    speed = 1000.0
+    hours = [
+        make_plan(config, specs, tokens_per_second=speed, workers=workers).hours * 3600 * speed
+        for workers in (1, 2, 99)
+    ]
+    stable = max(spec.tokens for spec in specs if not spec.decay_tokens)
+    longest = stable + max(spec.decay_tokens for spec in specs)
+    assert hours == pytest.approx([sum(map(own_tokens, specs)), longest, longest])
+    rest = make_plan(config, specs, tokens_per_second=speed, workers=99, done=frozenset({specs[0].run_id}))
+    assert rest.hours * 3600 * speed == pytest.approx(max(spec.decay_tokens for spec in specs))
 
 
 def test_a_sound_grid_has_no_weakness():
