@@ -59,19 +59,18 @@ def shapes(specs: Sequence[RunSpec]) -> dict[str, tuple[RunSpec, Mapping[str, An
     return found
 
 
-def chain_costs(specs: Sequence[RunSpec], own: Mapping[str, float]) -> dict[str, float]:
-    """Of each run, its own cost and that of the longest line of runs behind it.
+def chain_costs(specs: Mapping[str, RunSpec], own: Mapping[str, float]) -> dict[str, float]:
+    """Of each run, its own cost and that of the longest line of runs behind it, all by run id.
 
     Args:
-        specs: each after the run it starts from.
-        own: by run id.
+        own: each after the run it starts from.
     """
-    chains = {spec.run_id: 0.0 for spec in specs}
-    for spec in reversed(specs):
-        chains[spec.run_id] += own[spec.run_id]
-        writer = start_run_id(spec)
+    chains = dict.fromkeys(own, 0.0)
+    for run_id in reversed(list(own)):
+        chains[run_id] += own[run_id]
+        writer = start_run_id(specs[run_id])
         if writer in chains:
-            chains[writer] = max(chains[writer], chains[spec.run_id])
+            chains[writer] = max(chains[writer], chains[run_id])
     return chains
 
 

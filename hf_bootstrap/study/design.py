@@ -22,9 +22,10 @@ from ..units import format_count
 from .aims import Aim
 from .config import MethodConfig, StudyConfig
 from .costs import flops_per_token
+from .cures import LEVELS, STEPS
 from .layouts import Layout, Task
 from .sizes import grown_shape, why_unknown
-from .weaknesses import LEVELS, STEPS, TRUNKS
+from .weaknesses import TRUNKS
 
 __all__ = ["Proposal", "propose_grid"]
 

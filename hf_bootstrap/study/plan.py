@@ -12,7 +12,7 @@ from ..units import format_bytes, format_count, format_duration
 from .config import StudyConfig
 from .costs import chain_costs, checkpoint_bytes, costs, flops, own_tokens, shapes
 from .sizes import why_unknown
-from .weaknesses import Weakness, find_weaknesses
+from .weaknesses import Weakness, counted, find_weaknesses
 
 __all__ = ["StudyPlan", "make_plan"]
 
@@ -79,13 +79,13 @@ class StudyPlan:
         time = "not known" if self.unknown else "no speed stated: give --tokens-per-second for hours"
         if self.hours is not None:
             speed = f"{format_count(self.tokens_per_second or 0)} tokens/s of the base model"
-            time = f"{format_duration(self.hours * 3600)} at {speed} on each of {_count(self.workers, 'worker')}"
+            time = f"{format_duration(self.hours * 3600)} at {speed} on each of {counted(self.workers, 'worker')}"
         disk = "not known" if self.disk_bytes is None else f"up to {format_bytes(self.disk_bytes)} of checkpoints"
         saves = "saves a share that is not known" if self.saved is None else f"saves {self.saved:.0%} of the compute"
-        kinds = ", ".join([_count(self.trunks, "trunk"), _count(self.stages, "stage"), _count(self.decays, "decay")])
+        kinds = ", ".join([counted(self.trunks, "trunk"), counted(self.stages, "stage"), counted(self.decays, "decay")])
         alone = format_count(self.tokens_unshared)
         lines = [
-            f"Study {self.name}: {_count(self.runs, 'run')}, {self.runs_done} done ({kinds})",
+            f"Study {self.name}: {counted(self.runs, 'run')}, {self.runs_done} done ({kinds})",
             rows.rstrip("\n"),
             f"Tokens: {format_count(self.tokens)} ({format_count(self.tokens_to_do)} to do); {cost}",
             f"Sharing: {saves} ({alone} tokens if every mark were trained on its own)",
@@ -132,7 +132,8 @@ def make_plan(
     first = specs[0]
     seconds_a_cost = 0.0 if not tokens_per_second else own_tokens(first) / own_costs[first.run_id] / tokens_per_second
     left = {run_id: cost if run_id in to_do else 0.0 for run_id, cost in own_costs.items()}
-    waited = max(*chain_costs(specs, left).values(), sum(left.values()) / workers)
+    chains = chain_costs({run_id: spec for run_id, (spec, _) in known.items()}, left)
+    waited = max(*chains.values(), sum(left.values()) / workers)
     all_flops, flops_left = _added(spent.values()), _added(spent[run_id] for run_id in to_do)
     beyond = None if all_flops is None or config.budget_flops is None else all_flops - config.budget_flops
     return StudyPlan(
@@ -172,10 +173,6 @@ def _unknown(config: StudyConfig) -> Iterator[str]:
             yield f"model {name!r} {why}"
     if any(base.checkpoints for base in config.bases):
         yield "checkpoints trained elsewhere are opened by no plan, so what a token of theirs costs is not told"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _added(numbers: Any) -> float | None:

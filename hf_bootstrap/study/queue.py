@@ -54,9 +54,8 @@ class Queue:
         self.folders = {run_id: RunFolder(self.study / "runs" / run_id) for run_id in self.specs}
         self.waiting = {run_id for run_id, folder in self.folders.items() if not folder.is_done()}
         self.stuck: dict[str, str] = {}
-        ordered = self._ordered()
-        self._costs = costs(ordered)
-        self._chains = chain_costs(ordered, self._costs)
+        self._costs = costs(self._ordered())
+        self._chains = chain_costs(self.specs, self._costs)
 
     def take(self, may: Callable[[str], bool] = lambda _: True) -> str | None:
         """The waiting run with the longest line of work behind it among those whose start is written.

@@ -1,27 +1,20 @@
 """What a grid cannot tell, seen before it is trained, and the cheapest mark or seed that would mend it.
 
-Says for plans what the checks of laws say for points. Pure arithmetic on marks; no law is fitted.
+Says for plans what the checks of laws say for points. No law is fitted; which marks would do is worked out in `cures`.
 """
 
-import itertools
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ..units import format_count
 from .config import MethodConfig, StudyConfig
-from .corpora import placeholder_facts
-from .costs import own_tokens
-from .runs import study_runs
+from .cures import DECADES, LEVELS, STEPS, Pricing, decades, marks_at_hand, new_marks, suffice, with_bases, with_method
+from .sizes import grown_shape, read_sizes
 
-__all__ = ["LEVELS", "STEPS", "TRUNKS", "Weakness", "find_weaknesses"]
+__all__ = ["TRUNKS", "Weakness", "counted", "find_weaknesses"]
 
-# Three levels show that a slope changes, a fourth that it changes evenly; below, the form of the law decides.
-LEVELS = 4
-_DECADES = 1.0
 TRUNKS = 3
-# Shorter runs, of which re-warming and decay take a good part, fit worst (docs/log.md).
-STEPS = 400
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +24,8 @@ class Weakness:
     Attributes:
         method: whose law it is about; None: of all.
         problem: in words.
-        cure: the cheapest addition that would mend it, in words.
-        tokens: what the cure would train in addition; None where it is no addition.
+        cure: the cheapest change that would mend it, in words.
+        tokens: what the cure would train in addition, negative where less; None where that is not known.
     """
 
     method: str | None
@@ -42,211 +35,217 @@ class Weakness:
 
     def __str__(self) -> str:
         """Problem and cure."""
-        price = "" if self.tokens is None else f" ({format_count(self.tokens)} tokens more)"
+        price = ""
+        if self.tokens is not None:
+            price = f" ({format_count(abs(self.tokens))} tokens {'more' if self.tokens >= 0 else 'fewer'})"
         return f"{self.method + ': ' if self.method else ''}{self.problem} {self.cure}{price}"
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things in words: 1 trunk, 2 trunks."""
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def find_weaknesses(config: StudyConfig) -> Iterator[Weakness]:
     """Look at every method's marks, and at the seeds."""
-    base_marks = sorted({count for base in config.bases for count in base.tokens})
-    elsewhere = sorted({checkpoint.tokens for base in config.bases for checkpoint in base.checkpoints})
-    for number, method in enumerate(config.methods):
-        if not method.from_base:
-            continue
-        bases = sorted(method.base_tokens) or base_marks or elsewhere
-        own = sorted(set(method.tokens))
-
-        def with_mark(mark: int, number: int = number, own: Sequence[int] = own) -> StudyConfig:
-            changed = replace(config.methods[number], tokens=(*own, mark))
-            return replace(config, methods=(*config.methods[:number], changed, *config.methods[number + 1 :]))
-
-        def with_base(mark: int, method: MethodConfig = method) -> StudyConfig:
-            return _with_base(config, method, mark)
-
-        yield from _about_marks(config, method, "D2", own, with_mark)
-        if base_marks:
-            yield from _about_marks(config, method, "D1", bases, with_base)
-        else:
-            yield from _about_checkpoints(method, bases)
-        yield from _about_ratio(method, bases, own)
-        yield from _about_scratch(config, method)
-        yield from _about_steps(config, method, own)
-    yield from _about_trunks(config)
+    price = Pricing(config)
+    for method in config.methods:
+        if method.from_base:
+            yield from _about_marks(config, method, price)
+            yield from _about_steps(config, method, price)
+        yield from _about_scratch(config, method, price)
+    yield from _about_trunks(config, price)
 
 
-def _with_base(config: StudyConfig, method: MethodConfig, mark: int) -> StudyConfig:
-    bases = tuple(replace(base, tokens=(*base.tokens, mark)) if base.tokens else base for base in config.bases)
-    methods = config.methods
-    if method.base_tokens:
-        grown = replace(method, base_tokens=(*method.base_tokens, mark))
-        methods = tuple(grown if other is method else other for other in methods)
-    return replace(config, bases=bases, methods=methods)
-
-
-def _about_marks(
-    config: StudyConfig, method: MethodConfig, what: str, marks: Sequence[int], add: Callable[[int], StudyConfig]
-) -> Iterator[Weakness]:
-    batch = config.training.batch_size * config.training.sequence_length
-    few, decades = len(marks) < LEVELS, math.log10(marks[-1] / marks[0])
-    narrow = decades < _DECADES
-    if not few and not narrow:
-        return
-    problem = f"{len(marks)} levels of {what}" if few else f"{what} spans {decades:.1f} decades"
-    if few and narrow:
-        problem += f" over {decades:.1f} decades"
-    curve = (
-        "its exponent and its floor cannot be told apart." if what == "D2" else "how it bends the exponent is a guess."
-    )
-    missing = max(LEVELS - len(marks), 1)
-    options = _additions(marks, missing, batch, narrow)
-    priced = [(_price(config, _all(add, option, method, what)), option) for option in options]
-    tokens, option = min(priced)
-    words = " and ".join(format_count(mark) for mark in option)
-    yield Weakness(method=method.name, problem=f"{problem}: {curve}", cure=f"Add {what} = {words}", tokens=tokens)
-
-
-def _additions(marks: Sequence[int], missing: int, batch: int, narrow: bool) -> list[tuple[int, ...]]:
-    """Sets of marks that would suffice: above, below (not under the shortest sound run), or between."""
-    options = []
-    upper = marks[0] * 10**_DECADES if narrow else marks[-1]
-    lower = marks[-1] / 10**_DECADES if narrow else marks[0]
-    if narrow:
-        options.append(_spread(marks, marks[-1], upper, missing, batch))
-        if lower >= STEPS * batch:
-            options.append(_spread(marks, lower, marks[0], missing, batch))
-    else:
-        options.append(_between(marks, missing, batch))
-    return [option for option in options if option] or [_spread(marks, marks[-1], 2 * marks[-1], missing, batch)]
-
-
-def _spread(marks: Sequence[int], low: float, high: float, count: int, batch: int) -> tuple[int, ...]:
-    """`count` marks evenly in the logarithm, the far end among them, whole steps, the far end rounded outwards."""
-    far_is_high = low >= marks[-1]
-    share = [(number + 1) / count for number in range(count)]
-    points = [low * (high / low) ** part if far_is_high else high * (low / high) ** part for part in share]
-    whole = {math.ceil(point / batch) * batch if far_is_high else int(point // batch) * batch for point in points}
-    return tuple(sorted(whole - set(marks)))
-
-
-def _between(marks: Sequence[int], count: int, batch: int) -> tuple[int, ...]:
-    """`count` marks, each in the middle (of the logarithm) of the widest gap."""
-    found = list(marks)
-    for _ in range(count):
-        gaps = [(right / left, left, right) for left, right in itertools.pairwise(found)]
-        _, left, right = max(gaps)
-        found = sorted({*found, round(math.sqrt(left * right) / batch) * batch})
-    return tuple(sorted(set(found) - set(marks)))
-
-
-def _all(add: Callable[[int], StudyConfig], option: Sequence[int], method: MethodConfig, what: str) -> StudyConfig:
-    """The study with every mark of an option; `add` takes one, so the rest is added to what it gave."""
-    grown = add(option[0])
-    for mark in option[1:]:
-        if what == "D1":
-            now = next(other for other in grown.methods if other.name == method.name)
-            grown = _with_base(grown, now, mark)
-        else:
-            methods = [
-                replace(other, tokens=(*other.tokens, mark)) if other.name == method.name else other
-                for other in grown.methods
-            ]
-            grown = replace(grown, methods=tuple(methods))
-    return grown
-
-
-def _price(before: StudyConfig, after: StudyConfig) -> int:
-    """Tokens that the larger study trains more, for one seed each and then all of them."""
-
-    def tokens(config: StudyConfig) -> int:
-        one = replace(config.narrowed(seeds=config.seeds[:1]), seeds=config.seeds[:1])
-        return sum(own_tokens(spec) for spec in study_runs(one, placeholder_facts(one)))
-
-    return (tokens(after) - tokens(before)) * len(before.seeds)
-
-
-def _about_checkpoints(method: MethodConfig, bases: Sequence[int]) -> Iterator[Weakness]:
-    decades = math.log10(bases[-1] / bases[0])
-    if len(bases) < LEVELS or decades < _DECADES:
-        yield Weakness(
-            method=method.name,
-            problem=f"{len(bases)} levels of D1 over {decades:.1f} decades: how it bends the exponent is a guess.",
-            cure=f"Add checkpoints until there are {LEVELS} levels over a decade",
-            tokens=None,
-        )
-
-
-def _about_ratio(method: MethodConfig, bases: Sequence[int], own: Sequence[int]) -> Iterator[Weakness]:
-    if len(own) == 1 and len(bases) == 1:
+def _about_marks(config: StudyConfig, method: MethodConfig, price: Pricing) -> Iterator[Weakness]:
+    own, at_hand = list(_by_level(config, method.tokens)), _base_levels(config)
+    bases = [level for level, mark in at_hand.items() if not method.base_tokens or mark in method.base_tokens]
+    if not suffice(own):
+        marks, tokens = _more_tokens(config, method, own, price)
+        problem = f"{_lacking('D2', own)}: its exponent and its floor cannot be told apart."
+        yield Weakness(method=method.name, problem=problem, cure=f"Add D2 = {_words(marks)}", tokens=tokens)
+    if not suffice(bases):
+        cure, more = _more_bases(config, method, bases, at_hand, price)
+        problem = f"{_lacking('D1', bases)}: how it bends the exponent is a guess."
+        yield Weakness(method=method.name, problem=problem, cure=cure, tokens=more)
+    if len(own) == len(bases) == 1:
+        marks, tokens = _more_tokens(config, method, own, price)
         yield Weakness(
             method=method.name,
             problem="D2/D1 is one constant: alpha1, alpha2 and A cannot be told apart.",
-            cure="Cross every D1 with several D2",
-            tokens=None,
+            cure=f"Cross every D1 with several D2, such as {_words([*own, *marks])}",
+            tokens=tokens,
         )
 
 
-def _about_scratch(config: StudyConfig, method: MethodConfig) -> Iterator[Weakness]:
-    size = _size(method)
-    if not any(other.scratch and other.text == method.text and _size(other) == size for other in config.methods):
+def _more_tokens(
+    config: StudyConfig, method: MethodConfig, own: Sequence[int], price: Pricing
+) -> tuple[Sequence[int], int | None]:
+    """The cheapest further D2, and their price."""
+    sets = new_marks(own, _batch(config))
+    return _cheapest({marks: with_method(config, method, tokens=(*method.tokens, *marks)) for marks in sets}, price)
+
+
+def _more_bases(
+    config: StudyConfig, method: MethodConfig, bases: Sequence[int], at_hand: Mapping[int, int], price: Pricing
+) -> tuple[str, int | None]:
+    """The cheapest further D1 in words, and their price: of bases that the study has anyway, or new ones as well."""
+    others = [level for level in at_hand if level not in bases]
+    if found := marks_at_hand(bases, others):
+        chosen = (*method.base_tokens, *(at_hand[level] for level in found))
+        return f"Add D1 = {_words(found)}, which the study has", price(with_method(config, method, base_tokens=chosen))
+    if not any(base.tokens for base in config.bases):
+        return f"Add checkpoints until there are {LEVELS} levels over a decade", None
+    studies = {}
+    for marks in new_marks(list(at_hand), _batch(config)):
+        larger = with_bases(config, marks)
+        # All its marks by name would be all of them, so the method takes every base.
+        studies[marks] = with_method(larger, method, base_tokens=()) if method.base_tokens else larger
+    new, tokens = _cheapest(studies, price)
+    return f"Add D1 = {_words(sorted({*others, *new}))}", tokens
+
+
+def _cheapest(studies: Mapping[tuple[int, ...], StudyConfig], price: Pricing) -> tuple[tuple[int, ...], int | None]:
+    """The marks that make the cheapest of the studies that can be laid out, and the price; the first if none can."""
+    prices = {marks: price(study) for marks, study in studies.items()}
+    return min(prices.items(), key=lambda item: (item[1] is None, item[1] or 0))
+
+
+def _lacking(what: str, marks: Sequence[int]) -> str:
+    """What marks lack, in words."""
+    narrow, span = decades(marks) < DECADES, f"{decades(marks):.1f} decades"
+    if len(marks) >= LEVELS:
+        return f"{what} spans {span}"
+    return f"{counted(len(marks), 'level')} of {what}{f' over {span}' if narrow and len(marks) > 1 else ''}"
+
+
+def _about_steps(config: StudyConfig, method: MethodConfig, price: Pricing) -> Iterator[Weakness]:
+    batch = _batch(config)
+    shortest, soundest = min(method.tokens) // batch, STEPS * batch
+    if shortest < STEPS:
+        longer = tuple(mark for mark in method.tokens if mark >= soundest + batch)
+        yield Weakness(
+            method=method.name,
+            problem=f"the shortest D2 is {counted(shortest, 'step')}, of which re-warming and decay take much.",
+            cure=f"Begin at {STEPS} steps ({format_count(soundest)} tokens), or judge without the shortest",
+            tokens=price(with_method(config, method, tokens=(soundest, *longer))),
+        )
+
+
+def _about_scratch(config: StudyConfig, method: MethodConfig, price: Pricing) -> Iterator[Weakness]:
+    sizes = _grown_sizes(config, method)
+    fits = [name for name in config.models if sizes == {_weights(config.model(name))}]
+    model = fits[0] if fits else "MODEL of the same size"
+    rivals = [other for other in config.methods if other.from_base and other.text == method.text]
+    of_rivals = set[int | None]().union(*(_grown_sizes(config, other) for other in rivals))
+    own = _weights(config.model(method.scratch)) if method.scratch else None
+    if own is not None and of_rivals and None not in of_rivals and own not in of_rivals:
+        grown = " and ".join(format_count(size or 0) for size in sorted(of_rivals, key=lambda size: size or 0))
+        yield Weakness(
+            method=method.name,
+            problem=f"its scratch, {method.scratch}, has {format_count(own)} weights in its layers, and what starts "
+            f"from a base on that text {grown}: no law will use these rows.",
+            cure=f"Give scratch: {model}",
+            tokens=None,
+        )
+    elif method.from_base and not _has_rows(config, method, sizes):
+        known = {} if fits else {model: {"model_type": "unknown"}}
+        larger = replace(config, models={**config.models, **known})
         yield Weakness(
             method=method.name,
             problem="no rows with D1 = 0: nobody can say when training from scratch is better, and total tokens is "
             "not tested where it says most.",
-            cure="Add scratch: MODEL of the same size",
-            tokens=None,
+            cure=f"Add scratch: {model}",
+            tokens=price(with_method(larger, method, scratch=model)),
         )
 
 
-def _size(method: MethodConfig) -> dict[str, object]:
+def _has_rows(config: StudyConfig, method: MethodConfig, sizes: set[int | None]) -> bool:
+    """Whether a model from scratch of every size the method has is trained on its text."""
+    beside = [other for other in config.methods if other.scratch and other.text == method.text]
+    found = {_weights(config.model(str(other.scratch))) for other in beside}
+    if None in sizes | found:
+        return any(_stated_growth(other) == _stated_growth(method) for other in beside)
+    return sizes <= found
+
+
+def _grown_sizes(config: StudyConfig, method: MethodConfig) -> set[int | None]:
+    """Weights in the layers of every base after the method's growth; None for those that are not known."""
+    shapes = [config.model(base.model) if base.model else {} for base in config.bases]
+    return {_weights(grown_shape(shape, method.growth or {})) for shape in shapes}
+
+
+def _weights(shape: Mapping[str, Any]) -> int | None:
+    sizes = read_sizes(shape)
+    return None if sizes is None else sizes.body
+
+
+def _stated_growth(method: MethodConfig) -> dict[str, object]:
     """What of a growth decides the size of the model."""
     return {key: value for key, value in (method.growth or {}).items() if not key.endswith(("_method", "seed"))}
 
 
-def _about_steps(config: StudyConfig, method: MethodConfig, own: Sequence[int]) -> Iterator[Weakness]:
-    batch = config.training.batch_size * config.training.sequence_length
-    if own[0] // batch < STEPS:
-        yield Weakness(
-            method=method.name,
-            problem=f"the shortest D2 is {own[0] // batch} steps, of which re-warming and decay take much.",
-            cure=f"Begin at {STEPS} steps ({format_count(STEPS * batch)} tokens), or judge without the shortest",
-            tokens=None,
-        )
-
-
-def _about_trunks(config: StudyConfig) -> Iterator[Weakness]:
-    trunks = _trunks(config, config.seeds)
-    if trunks < TRUNKS and config.methods:
-        specs = study_runs(config, placeholder_facts(config))
-        more = sum(own_tokens(spec) for spec in specs) * (TRUNKS - trunks) // max(trunks, 1)
-        here = any(base.tokens for base in config.bases)
+def _about_trunks(config: StudyConfig, price: Pricing) -> Iterator[Weakness]:
+    """Of each base model and text the trainings: one for each seed here, and those done elsewhere."""
+    here, elsewhere = {(base.model, base.text) for base in config.bases if base.tokens}, dict[str, set[str]]()
+    for base in config.bases:
+        if base.checkpoints:
+            elsewhere.setdefault(base.text, set()).update(c.run or c.path for c in base.checkpoints)
+    seeds, several = len(set(config.seeds)), len(here) + len(elsewhere) > 1
+    if here and seeds < TRUNKS and config.methods:
+        first = max(config.seeds) + 1
+        larger = replace(config, seeds=(*config.seeds, *range(first, first + TRUNKS - seeds)))
         yield Weakness(
             method=None,
-            problem=_few_trunks(trunks),
-            cure=f"Add {TRUNKS - trunks} seeds" if here else "Add checkpoints of other trainings",
-            tokens=more if here else None,
+            problem=_few_trunks(seeds, " of each base" if several else ""),
+            cure=f"Add {counted(TRUNKS - seeds, 'seed')}",
+            tokens=price(larger),
         )
-    for method in config.methods:
-        own = _trunks(config, method.seeds or config.seeds)
-        if method.from_base and own < min(trunks, TRUNKS):
-            more_seeds = min(trunks, TRUNKS) - own
-            runs = study_runs(config.narrowed([method.name]), placeholder_facts(config))
-            tokens = sum(own_tokens(spec) for spec in runs if spec.method == method.name)
+    for text, trainings in elsewhere.items():
+        if len(trainings) < TRUNKS and config.methods:
+            yield Weakness(
+                method=None,
+                problem=_few_trunks(len(trainings), f" of the bases on {text}" if several else ""),
+                cure=f"Add checkpoints of {counted(TRUNKS - len(trainings), 'other training')}",
+                tokens=None,
+            )
+    for method in config.methods if here else ():
+        own = set(method.seeds or config.seeds)
+        if method.from_base and (missing := min(seeds, TRUNKS) - len(own)) > 0:
+            more = [seed for seed in config.seeds if seed not in own][:missing]
             yield Weakness(
                 method=method.name,
-                problem=_few_trunks(own),
-                cure=f"Add {more_seeds} of the study's seeds to its own",
-                tokens=tokens * more_seeds // len(method.seeds),
+                problem=_few_trunks(len(own), " of each base" if several else ""),
+                cure=f"Add {missing} of the study's seeds to its own",
+                tokens=price(with_method(config, method, seeds=(*method.seeds, *more))),
             )
 
 
-def _trunks(config: StudyConfig, seeds: Sequence[int]) -> int:
-    """Trainings that bases come from: one for each seed, and those done elsewhere."""
-    here = len(seeds) * sum(bool(base.tokens) for base in config.bases)
-    return here + len({c.run or c.path for base in config.bases for c in base.checkpoints})
-
-
-def _few_trunks(trunks: int) -> str:
+def _few_trunks(trunks: int, of_what: str) -> str:
     return (
-        f"{trunks} trunk{'s' * (trunks != 1)}: how much one base differs from another of the same kind is not seen, so "
+        f"{counted(trunks, 'trunk')}{of_what}: how much one base differs from another of the same kind is not seen, so "
         "intervals leave it out."
     )
+
+
+def _batch(config: StudyConfig) -> int:
+    return config.training.batch_size * config.training.sequence_length
+
+
+def _by_level(config: StudyConfig, marks: Sequence[int]) -> dict[int, int]:
+    """Marks by what runs make of them, rising: whole steps. Marks that are the same run are one level."""
+    batch = _batch(config)
+    return {max(mark // batch, 1) * batch: mark for mark in sorted(marks)}
+
+
+def _base_levels(config: StudyConfig) -> dict[int, int]:
+    """D1 of all bases by level, rising: whole steps where they are trained here."""
+    here = _by_level(config, [count for base in config.bases for count in base.tokens])
+    elsewhere = {checkpoint.tokens: checkpoint.tokens for base in config.bases for checkpoint in base.checkpoints}
+    return dict(sorted({**here, **elsewhere}.items()))
+
+
+def _words(marks: Sequence[int]) -> str:
+    """Marks in words: 410k, 819k and 1.64M."""
+    first, last = marks[:-1], format_count(marks[-1])
+    return f"{', '.join(map(format_count, first))} and {last}" if first else last
