@@ -234,8 +234,9 @@ class Grid:
             facts = self._facts(method.corpus, seed, "scratch", peak, self.warmup_steps)
             marks = method.scratch_tokens or method.tokens
             yield from self._stage({**facts, **unseen, "model": method.scratch}, marks, known).runs
-        chosen = {step * self.batch_tokens for step in self._steps(method.base_tokens)} if method.base_tokens else None
-        wanted = [o for o in origins if method.from_base and (chosen is None or o["base_tokens"] in chosen)]
+        # Bases trained here are at whole steps; those from elsewhere where they are.
+        chosen = {*method.base_tokens, *(step * self.batch_tokens for step in self._steps(method.base_tokens))}
+        wanted = [o for o in origins if method.from_base and (not chosen or o["base_tokens"] in chosen)]
         for origin, peak in itertools.product(wanted, method.peak_lrs or (self.peak_lr,)):
             facts = self._facts(method.corpus, seed, method.name, peak, self._rewarm_steps(method))
             # marks (0,): the loss before any second-stage token, for the recovery after growth

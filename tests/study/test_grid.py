@@ -7,7 +7,7 @@ import pytest
 
 from hf_bootstrap.errors import StudyError
 from hf_bootstrap.study.costs import costs, tokens_needed
-from hf_bootstrap.study.grid import start_run_id
+from hf_bootstrap.study.grid import Checkpoint, start_run_id
 
 
 def test_the_demo_is_seventy_runs_that_share_their_stages(demo_grid):
@@ -110,6 +110,15 @@ def test_marks_are_rounded_down_to_whole_steps(tiny_grid):
     ends = {spec.tokens for spec in replace(tiny_grid, base_tokens=(5_600,)).specs() if spec.method == "scratch"}
     assert 5_120 in ends
     assert not any(tokens % 512 for tokens in ends)
+
+
+def test_a_method_finds_the_checkpoints_it_names_at_any_number_of_tokens(tiny_grid):
+    """1e9 tokens are no whole number of steps of 3 blocks."""
+    bases = tuple(Checkpoint(path=f"org/{count}", tokens=count) for count in (1_000_000_000, 2_000_000_000))
+    (method,) = tiny_grid.methods
+    one = replace(method, base_tokens=(1_000_000_000,))
+    grid = replace(tiny_grid, model=None, bases=bases, base_tokens=(), batch_size=3, methods=(one,))
+    assert {spec.base_tokens for spec in grid.specs() if spec.base_tokens} == {1_000_000_000}
 
 
 @pytest.mark.parametrize(
