@@ -172,7 +172,9 @@ def _unknown(config: StudyConfig) -> Iterator[str]:
         if name is not None and (why := why_unknown(config.model(name))):
             yield f"model {name!r} {why}"
     if any(base.checkpoints for base in config.bases):
-        yield "checkpoints trained elsewhere are opened by no plan, so what a token of theirs costs is not told"
+        yield "a base's model is not in the file: a plan opens no checkpoint trained elsewhere"
+    if config.budget_flops is not None:
+        yield f"whether {format_count(config.budget_flops)} FLOPs, the budget, suffice"
 
 
 def _added(numbers: Any) -> float | None:
