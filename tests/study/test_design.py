@@ -117,6 +117,7 @@ def test_a_law_without_points_says_what_is_assumed(law):
         (Aim(), {}, {"method": "stak"}, "stack"),
         (Aim(), {}, {"noise": 0.0}, "above 0"),
         (CROSSOVER, {"methods": ()}, {}, "no method"),
+        (Aim(), {"models": {**demo_study().models, "small": {"model_type": "llama"}}}, {}, "states no hidden_size"),
     ],
 )
 def test_what_cannot_be_designed_is_refused(law, aim, change, options, words):
