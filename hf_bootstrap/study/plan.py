@@ -168,7 +168,8 @@ def _cost_unshared(specs: Sequence[RunSpec], own_costs: dict[str, float]) -> flo
 
 def _unknown(config: StudyConfig) -> Iterator[str]:
     """Why FLOPs are not known: of each model, or of bases of which nobody opens the folder for a plan."""
-    for name in (*(base.model for base in config.bases), *(method.scratch for method in config.methods)):
+    from_scratch = (name for method in config.methods for name in method.scratch)
+    for name in (*(base.model for base in config.bases), *from_scratch):
         if name is not None and (why := why_unknown(config.model(name))):
             yield f"model {name!r} {why}"
     if any(base.checkpoints for base in config.bases):

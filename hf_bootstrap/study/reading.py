@@ -139,12 +139,10 @@ def _read(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return read_fields(hint, value, where)  # type: ignore[arg-type]
     if origin is tuple:
-        if value is None:
-            raise StudyError(f"{where} has no value; it must be a list. Write one, or leave the key out.")
         if isinstance(value, Mapping) and not _could_be(args[0], value):
             raise StudyError(f"{where} is a mapping; it must be a list. Put a dash before each of its items.")
         # One value where a list may stand is a list of one: `seeds: 1`.
-        items = value if isinstance(value, list | tuple) else [value]
+        items = () if value is None else value if isinstance(value, list | tuple) else [value]
         return tuple(_read(args[0], item, f"{where}[{number}]") for number, item in enumerate(items))
     if origin is Mapping:
         if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):

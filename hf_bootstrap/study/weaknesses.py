@@ -133,46 +133,58 @@ def _about_steps(config: StudyConfig, method: MethodConfig, price: Pricing) -> I
 
 
 def _about_scratch(config: StudyConfig, method: MethodConfig, price: Pricing) -> Iterator[Weakness]:
-    sizes = _grown_sizes(config, method)
-    fits = [name for name in config.models if sizes == {_weights(config.model(name))}]
-    model = fits[0] if fits else "MODEL of the same size"
+    sizes, models = _grown_sizes(config, method), _models_of_size(config, method)
+    told = models[0] if len(models) == 1 else f"[{', '.join(models)}]"
     rivals = [other for other in config.methods if other.from_base and other.text == method.text]
     of_rivals = set[int | None]().union(*(_grown_sizes(config, other) for other in rivals))
-    own = _weights(config.model(method.scratch)) if method.scratch else None
-    if own is not None and of_rivals and None not in of_rivals and own not in of_rivals:
-        grown = " and ".join(format_count(size or 0) for size in sorted(of_rivals, key=lambda size: size or 0))
-        yield Weakness(
-            method=method.name,
-            problem=f"its scratch, {method.scratch}, has {format_count(own)} weights in its layers, and what starts "
-            f"from a base on that text {grown}: no law will use these rows.",
-            cure=f"Give scratch: {model}",
-            tokens=None,
-        )
-    elif method.from_base and not _has_rows(config, method, sizes):
-        known = {} if fits else {model: {"model_type": "unknown"}}
-        larger = replace(config, models={**config.models, **known})
+    for name in method.scratch:
+        own = _weights(config.model(name))
+        if own is not None and of_rivals and None not in of_rivals and own not in of_rivals:
+            grown = " and ".join(format_count(size or 0) for size in sorted(of_rivals, key=lambda size: size or 0))
+            yield Weakness(
+                method=method.name,
+                problem=f"its scratch, {name}, has {format_count(own)} weights in its layers, and what starts "
+                f"from a base on that text {grown}: no law will use these rows.",
+                cure=f"Give scratch: {told}",
+                tokens=None,
+            )
+            return
+    if method.from_base and not _has_rows(config, method, set(sizes)):
+        unknown = {name: {"model_type": "unknown"} for name in models if name not in config.models}
+        larger = replace(config, models={**config.models, **unknown})
         yield Weakness(
             method=method.name,
             problem="no rows with D1 = 0: nobody can say when training from scratch is better, and total tokens is "
             "not tested where it says most.",
-            cure=f"Add scratch: {model}",
-            tokens=price(with_method(larger, method, scratch=model)),
+            cure=f"Add scratch: {told}",
+            tokens=price(with_method(larger, method, scratch=models)),
         )
+
+
+def _models_of_size(config: StudyConfig, method: MethodConfig) -> tuple[str, ...]:
+    """The models that a method's `scratch` could name: one for each base, or one for all of one size."""
+    named = {_weights(config.model(name)): name for name in reversed(list(config.models))}
+    found = [named.get(size, "MODEL of the same size") for size in _grown_sizes(config, method) if size is not None]
+    return (
+        tuple(found)
+        if len(set(found)) > 1 and len(found) == len(config.bases)
+        else (*found, "MODEL of the same size")[:1]
+    )
 
 
 def _has_rows(config: StudyConfig, method: MethodConfig, sizes: set[int | None]) -> bool:
     """Whether a model from scratch of every size the method has is trained on its text."""
     beside = [other for other in config.methods if other.scratch and other.text == method.text]
-    found = {_weights(config.model(str(other.scratch))) for other in beside}
+    found = {_weights(config.model(name)) for other in beside for name in other.scratch}
     if None in sizes | found:
         return any(_stated_growth(other) == _stated_growth(method) for other in beside)
     return sizes <= found
 
 
-def _grown_sizes(config: StudyConfig, method: MethodConfig) -> set[int | None]:
-    """Weights in the layers of every base after the method's growth; None for those that are not known."""
+def _grown_sizes(config: StudyConfig, method: MethodConfig) -> list[int | None]:
+    """Weights in the layers of each base after the method's growth; None for those that are not known."""
     shapes = [config.model(base.model) if base.model else {} for base in config.bases]
-    return {_weights(grown_shape(shape, method.growth or {})) for shape in shapes}
+    return [_weights(grown_shape(shape, method.growth or {})) for shape in shapes]
 
 
 def _weights(shape: Mapping[str, Any]) -> int | None:

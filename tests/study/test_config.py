@@ -71,7 +71,7 @@ def test_one_value_stands_for_a_list_of_one():
         ("models.deep", {"like": "deep"}, "itself or no model"),
         ("seeds", [], "at least one base and one seed"),
         ("seeds", [1, 2, 1], r"one of them twice"),
-        ("bases", None, r"the study\.bases has no value; it must be a list"),
+        ("bases", None, r"at least one base and one seed; it has 0 and 1"),
         ("methods", {"continue": {"text": "code"}}, "methods is a mapping; it must be a list"),
         ("methods.0.lora", {"rank": 8}, r"methods\[0\]\.lora has no key 'rank'"),
         ("methods.0.lora", {"alpha": 8}, r"lora needs r"),

@@ -123,7 +123,8 @@ def test_sizes_left_to_transformers_make_a_plan_of_unknowns(change, words):
 def test_what_a_base_from_elsewhere_costs_is_not_known():
     base = {"text": "docs", "checkpoints": [{"path": "org/model", "tokens": "1B"}]}
     methods = [{"name": "a", "text": "code", "tokens": [131072], "growth": {"layer_map": [0, 0, 1]}}]
-    config = StudyConfig.from_dict({**demo_study_record(), "bases": [base], "methods": methods, "budget_flops": 1e12})
+    changes = {"bases": [base], "methods": methods, "budget_flops": 1e12, "vocab_size": None, "tokenizer": "org/model"}
+    config = StudyConfig.from_dict({**demo_study_record(), **changes})
     plan = make_plan(config, planned_runs(config, None)[0], tokens_per_second=30_000)
     assert (plan.flops, plan.disk_bytes, plan.hours, plan.saved) == (None,) * 4
     assert plan.unknown[-1] == "whether 1T FLOPs, the budget, suffice"

@@ -12,6 +12,7 @@ from .conftest import demo_study_record
 
 MARKS = [204_800, 409_600, 819_200, 2_457_600]
 SOUND = {"name": "continue", "text": "code", "tokens": MARKS, "scratch": "small"}
+OF_ANOTHER = {"tokenizer": "org/b", "vocab_size": None}
 
 
 def study(*methods, base_tokens=MARKS, seeds=(1, 2, 3), **changes):
@@ -112,7 +113,7 @@ def test_each_base_model_needs_trunks_of_its_own():
 
 
 def test_checkpoints_of_few_trainings_are_named_by_their_text():
-    record = study(SOUND).to_dict()
+    record = study(SOUND).to_dict() | OF_ANOTHER
     checkpoints = [{"path": f"org/m-{count}", "tokens": count, "run": "a"} for count in MARKS]
     record["bases"] = [{"text": "docs", "checkpoints": [*checkpoints, {"path": "org/b", "tokens": 1_024_000}]}]
     found = only(StudyConfig.from_dict(record))
@@ -123,7 +124,7 @@ def test_checkpoints_of_few_trainings_are_named_by_their_text():
 
 
 def test_d1_of_checkpoints_that_a_method_leaves_out_are_offered():
-    record = study({**SOUND, "base_tokens": MARKS[:2]}).to_dict()
+    record = study({**SOUND, "base_tokens": MARKS[:2]}).to_dict() | OF_ANOTHER
     checkpoints = [{"path": f"org/m-{count}-{run}", "tokens": count, "run": run} for count in MARKS for run in "abc"]
     record["bases"] = [{"text": "docs", "checkpoints": checkpoints}]
     assert only(StudyConfig.from_dict(record)).cure == "Add D1 = 819k and 2.46M, which the study has"
@@ -169,3 +170,14 @@ def test_a_larger_base_than_text_was_reserved_for_is_priced():
     found = list(find_weaknesses(StudyConfig.from_dict(record)))
     assert [weakness.method for weakness in found] == ["continue", "same"]
     assert min(weakness.tokens for weakness in found) > 0
+
+
+def test_bases_of_two_sizes_are_offered_a_model_from_scratch_each():
+    record = study({**SOUND, "scratch": None}).to_dict()
+    record["bases"].append({**record["bases"][0], "model": "deep"})
+    found = only(StudyConfig.from_dict(record))
+    assert found.cure == "Add scratch: [small, deep]"
+    record["methods"][0]["scratch"] = "small"
+    assert only(StudyConfig.from_dict(record)).cure == "Add scratch: [small, deep]"
+    record["methods"][0]["scratch"] = ["small", "deep"]
+    assert not list(find_weaknesses(StudyConfig.from_dict(record)))
