@@ -6,6 +6,7 @@ when is the business of `run`.
 
 import contextlib
 import fcntl
+import os
 import signal
 import subprocess
 import time
@@ -45,8 +46,7 @@ class RunJob:
             fcntl.flock(mine, fcntl.LOCK_EX)
             if run.is_done():
                 return
-            with open(run.path / "log.txt", "ab") as log:
-                code = self._follow(subprocess.Popen(self.command, stdout=log, stderr=log, stdin=subprocess.DEVNULL))
+            code = self._follow()
         if not run.is_done():
             raise StudyError(f"{self.command} ended with exit code {code} and left no done.json. Look at its log.")
 
@@ -56,18 +56,38 @@ class RunJob:
 
         return submitit.helpers.DelayedSubmission(self)
 
-    @staticmethod
-    def _follow(process: "subprocess.Popen[bytes]") -> int:
-        """Wait for the command; what ends this process ends the command first, with time to write its checkpoint."""
+    def _follow(self) -> int:
+        """Wait for the command; what ends this process ends the command first, with time to put things away."""
+        with open(Path(self.folder) / "log.txt", "ab") as log:
+            process = subprocess.Popen(
+                self.command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+            )
         try:
             return process.wait()
         finally:
             if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(_GRACE)
-                process.kill()
-                process.wait()
+                _end_group(process)
+
+
+def _end_group(process: "subprocess.Popen[bytes]") -> None:
+    """End a command and whatever it started: `accelerate launch` dies of SIGTERM and lets its own process train on."""
+    os.killpg(process.pid, signal.SIGTERM)
+    deadline = time.monotonic() + _GRACE
+    while _group_lives(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _group_lives(group: int) -> bool:
+    """Whether a process of the group runs; one that is dead and waits for its parent to notice does not."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, of_group = stat.read_text().rpartition(")")[2].split()[:3]
+            if int(of_group) == group and state != "Z":
+                return True
+    return False
 
 
 class JobWindow:

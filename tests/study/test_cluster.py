@@ -1,9 +1,12 @@
 """Runs as jobs: submitit's local executor, a `sbatch` of our own, and the files of other engines."""
 
+import contextlib
 import os
+import signal
 import stat
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -16,8 +19,8 @@ from hf_bootstrap.study.cluster import JobWindow, RunJob
 from hf_bootstrap.study.emit import emit_jobs, levels
 from hf_bootstrap.study.run import run_study
 
-from .fake_runs import fake_run_command, loss_of
-from .test_run import begun, ended
+from .fake_runs import fake_run_command, loss_of, read_journal
+from .test_run import alive, begun, ended
 
 ROOT = Path(__file__).parents[2]
 # As Slurm's: keeps the script, runs every task of the array at once, and prints a job number.
@@ -118,6 +121,49 @@ def test_a_preempted_job_asks_for_the_same_again(tiny_grid, tmp_path):
     job = RunJob(folder.path, ["true"])
     again = job.checkpoint()
     assert again.function is job
+
+
+def processes_of(*words):
+    """Processes whose command line holds all the words."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if all(word in path.read_text() for word in words):
+                found.append(int(path.parent.name))
+    return found
+
+
+class Preempt:
+    """Sends a job the signal that submitit's jobs get before they are ended, once, when its run has a checkpoint."""
+
+    def __init__(self, study):
+        self.study, self.sent, self.deadline = study, False, time.monotonic() + 90
+
+    def __call__(self, now):
+        assert time.monotonic() < self.deadline, "the study takes too long"
+        if not self.sent and list(self.study.glob("runs/*/checkpoint-*/complete.json")):
+            (job,) = processes_of("submitit.core._submit", str(self.study))
+            os.kill(job, signal.SIGUSR2)
+            self.sent = True
+
+
+def test_a_preempted_job_is_queued_again_and_goes_on_from_its_checkpoint(tiny_grid, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("FAKE_STEP", "0.1")
+    trunk = tiny_grid.specs()[:1]
+    # As `accelerate launch` does, it starts the run and passes no signal on.
+    launcher = [sys.executable, "-c", "import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))"]
+    window = JobWindow(
+        tmp_path, [*launcher, *fake_run_command()], workers=1, executor="local", options={"timeout_min": 1}
+    )
+    preempt = Preempt(tmp_path)
+    points = run_study(trunk, tmp_path, "", window=window, retries=0, on_progress=preempt)
+    assert [point.loss for point in points] == [loss_of(trunk[0])]
+    assert len(begun(tmp_path)) == 2  # the second time from the checkpoint
+    assert len(ended(tmp_path)) == 1
+    assert not alive(tmp_path)
+    (log,) = (tmp_path / "jobs").glob("*_log.out")  # of one job
+    assert "Requeued job" in log.read_text()
 
 
 def test_an_unknown_executor_is_refused(tmp_path):
