@@ -14,13 +14,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from ..errors import StudyError
-from ..store import RunFolder
+from ..errors import StoreError, StudyError
+from ..store import RunFolder, read_json, write_json
 from .launch import Ended, end_of_log
+from .leases import holds, process_marks
 
-__all__ = ["EXECUTORS", "JobWindow", "RunJob"]
+__all__ = ["EXECUTORS", "JOB", "JobWindow", "RunJob", "job_at_work"]
 
 EXECUTORS = ("slurm", "local")
+JOB = "job.json"
 _GRACE = 60.0
 
 
@@ -90,10 +92,23 @@ def _group_lives(group: int) -> bool:
     return False
 
 
+def job_at_work(run: RunFolder) -> str | None:
+    """The job that works on a run now, whether or not a study waits for it."""
+    try:
+        with open(run.path / ".job") as its:
+            fcntl.flock(its, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return f"job {_note(run).get('job_id', '(unknown)')}"
+    except OSError:
+        pass
+    return None
+
+
 class JobWindow:
     """At most `workers` jobs at a time; leaving the context leaves them to the cluster.
 
-    What was asked for since the last look is submitted as one array.
+    What was asked for since the last look is submitted as one array. Each job is noted in its run's folder: a later
+    window waits for it, as long as the cluster knows it, instead of submitting a second one.
 
     Args:
         study: folder of the study; submitit's own files go to ``jobs/`` there.
@@ -146,14 +161,34 @@ class JobWindow:
         """Whether a job has to end before another may be submitted."""
         return len(self.running) >= self.workers
 
+    @property
+    def left(self) -> str:
+        """What lives on when the study is left now, and how to end it; empty where nothing does."""
+        ids = [job.job_id for job, folder in self._jobs.values() if not (folder.is_done() or job.done())]
+        if not ids:
+            return ""
+        count, cancel = len(ids), "scancel" if self._executor.cluster == "slurm" else "kill -INT"
+        return (
+            f"{count} job{' lives' if count == 1 else 's live'} on in the cluster, and a study that is started again "
+            f"waits for {'it' if count == 1 else 'them'}. To end {'it' if count == 1 else 'them'}: "
+            f"{cancel} {' '.join(ids)}"
+        )
+
     def start(self, folder: RunFolder) -> None:
-        """Have a run submitted with the next array."""
-        self._asked.append(folder)
+        """Have a run submitted with the next array; where an earlier study's job for it lives, wait for that one.
+
+        Raises:
+            StudyError: the cluster does not say whether it lives.
+        """
+        job = _left_job(folder, self._executor.folder)
+        if job is None:
+            self._asked.append(folder)
+        else:
+            self._jobs[folder.path.name] = (job, folder)
 
     def stop(self, run_id: str) -> None:
-        """Cancel the job of a run."""
-        job, _ = self._jobs.pop(run_id)
-        job.cancel()
+        """Leave a run's job to the process that has taken the run over."""
+        del self._jobs[run_id]
 
     def wait(self, timeout: float) -> list[Ended]:
         """Submit what was asked for; then the runs that ended, or an empty list after `timeout` seconds."""
@@ -170,13 +205,69 @@ class JobWindow:
             return
         with self._executor.batch():
             jobs = [self._executor.submit(RunJob(run.path, [*self._command, str(run.path)])) for run in self._asked]
-        self._jobs.update({run.path.name: (job, run) for run, job in zip(self._asked, jobs, strict=True)})
+        for run, job in zip(self._asked, jobs, strict=True):
+            self._jobs[run.path.name] = (job, run)
+            marks = process_marks(int(job.job_id)) if self._executor.cluster == "local" else {}
+            write_json(run.path / JOB, {"executor": self._executor.cluster, "job_id": job.job_id, **marks})
         self._asked.clear()
 
     def _ended(self, run_id: str) -> Ended:
         job, folder = self._jobs.pop(run_id)
+        (folder.path / JOB).unlink(missing_ok=True)
         if folder.is_done():
             return Ended(run_id=run_id, problem=None)
         return Ended(
             run_id=run_id, problem=f"was job {job.job_id}, {job.state}, and left no done.json. {end_of_log(folder)}"
         )
+
+
+class _LocalJob:
+    """A job of submitit's local executor that another process started."""
+
+    state = "a process that is gone"
+
+    def __init__(self, note: dict[str, Any]) -> None:
+        self._note, self.job_id = note, str(note["job_id"])
+
+    def done(self) -> bool:
+        return not holds(self._note)
+
+
+def _note(run: RunFolder) -> dict[str, Any]:
+    """Which job was submitted for a run; empty where none was, or nobody can read it."""
+    try:
+        return read_json(run.path / JOB)
+    except StoreError:
+        return {}
+
+
+def _left_job(run: RunFolder, jobs: Path) -> Any:
+    """The job that an earlier study submitted for a run, if it still waits or works; else None."""
+    note = _note(run)
+    if "job_id" not in note:
+        return None
+    job_id = str(note["job_id"])
+    if note.get("executor") == "local":
+        return _LocalJob(note) if holds(note) else None
+    import submitit
+
+    return submitit.SlurmJob(folder=jobs, job_id=job_id) if _is_in_queue(job_id, run.path / JOB) else None
+
+
+def _is_in_queue(job_id: str, note: Path) -> bool:
+    """Whether Slurm has a job that waits, works or is being queued again."""
+    try:
+        asked = ["squeue", "--noheader", "--format=%i", f"--jobs={job_id}"]
+        found = subprocess.run(asked, capture_output=True, text=True, check=False)
+        problem = found.stderr.strip()
+    except OSError as error:
+        problem = str(error)
+    else:
+        if found.returncode == 0:
+            return bool(found.stdout.strip())
+        if "Invalid job id" in problem:  # ended some minutes ago, so forgotten
+            return False
+    raise StudyError(
+        f"Job {job_id} was submitted for {note.parent}, and squeue does not say whether it lives: {problem}. "
+        f"A second job would hold a GPU and wait for it. Try again when the cluster answers, or delete {note}."
+    )

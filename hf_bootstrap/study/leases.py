@@ -17,7 +17,7 @@ from typing import Any
 from ..errors import StoreError
 from ..store import read_json, write_json
 
-__all__ = ["LEASE", "Leases"]
+__all__ = ["LEASE", "Leases", "holds", "process_marks"]
 
 LEASE = "lease.json"
 
@@ -38,7 +38,7 @@ class Leases:
 
     def __init__(self, study: str | Path, seconds: float = 120.0) -> None:
         self._study, self._seconds = Path(study), seconds
-        self._me = {"host": _host(), "pid": os.getpid(), "born": _born(os.getpid()), "key": secrets.token_hex(8)}
+        self._me = {**process_marks(os.getpid()), "key": secrets.token_hex(8)}
         self._renewed = time.monotonic()
         self.held: set[str] = set()
 
@@ -62,7 +62,7 @@ class Leases:
             lease = read_json(self._path(run_id))
         except StoreError:
             return None
-        if lease.get("key") == self._me["key"] or not _holds(lease):
+        if lease.get("key") == self._me["key"] or not holds(lease):
             return None
         return f"{str(lease.get('host')).partition('/')[0]}, process {lease.get('pid')}"
 
@@ -117,7 +117,13 @@ class Leases:
             ) from error
 
 
-def _holds(lease: dict[str, Any]) -> bool:
+def process_marks(pid: int) -> dict[str, Any]:
+    """What tells a process of this machine from every other, also from a later one with its number; for `holds`."""
+    return {"host": _host(), "pid": pid, "born": _born(pid)}
+
+
+def holds(lease: dict[str, Any]) -> bool:
+    """Whether the process that a record names lives, or, on another machine, was heard of of late."""
     if lease.get("host") == _host():
         pid = lease.get("pid")
         return isinstance(pid, int) and _born(pid) == lease.get("born") is not None

@@ -71,8 +71,8 @@ def run_study(
         show = on_progress or stack.enter_context(show_progress())
         problems: dict[str, str] = {}
         if queue.waiting:
-            stop_if_asked = stack.enter_context(_interruptible(queue))
             at_work = window or Window(run_one, workers, preload)
+            stop_if_asked = stack.enter_context(_interruptible(queue, at_work))
             stack.enter_context(at_work)
             leases = Leases(folder)
             # Left in the other order: first the processes end, then their runs are given back.
@@ -199,7 +199,7 @@ class _Pace:
 
 
 @contextlib.contextmanager
-def _interruptible(queue: Queue) -> Iterator[Callable[[], None]]:
+def _interruptible(queue: Queue, window: Window | JobWindow) -> Iterator[Callable[[], None]]:
     """Take SIGTERM for Ctrl-C, and let either say where the study stands.
 
     A signal is noted, and raised by the function this gives, where the study can stop: an exception in the middle of
@@ -223,9 +223,10 @@ def _interruptible(queue: Queue) -> Iterator[Callable[[], None]]:
         yield stop_if_asked
     except KeyboardInterrupt:
         done = sum(folder.is_done() for folder in queue.folders.values())
+        left = f" {window.left}" if isinstance(window, JobWindow) and window.left else ""
         raise KeyboardInterrupt(
             f"Stopped with {done} of {len(queue.specs)} runs finished in {queue.study}. "
-            "Start the study again: it goes on from here."
+            f"Start the study again: it goes on from here.{left}"
         ) from None
     finally:
         for number, handler in before.items():

@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import BootstrapError
 from ..records import RunSpec, ScalingPoint
 from ..store import RunFolder
+from .cluster import job_at_work
 from .leases import Leases
 from .mixtures import mixed_releases
 
@@ -22,7 +23,8 @@ class RunStatus:
     """One run: its state, who works on it, its last loss, and for a stopped one the end of its log.
 
     Attributes:
-        state: "done", "running" (somebody holds its lease), "stopped" (begun, and nobody works on it) or "waiting".
+        state: "done", "running" (its lease is held, or a job works on it), "stopped" (begun, and nobody works on it)
+            or "waiting".
     """
 
     run_id: str
@@ -88,7 +90,7 @@ def _status(spec: RunSpec, run: RunFolder, leases: Leases, all_points: list[Scal
             return RunStatus(**known, state="done", log_end=str(error))
         all_points += points
         return RunStatus(**known, state="done", loss=points[-1].loss if points else None)
-    holder = leases.holder(run.path.name)
+    holder = leases.holder(run.path.name) or job_at_work(run)
     if holder is not None:
         return RunStatus(**known, state="running", holder=holder)
     if _has_begun(run):

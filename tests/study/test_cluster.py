@@ -1,7 +1,9 @@
 """Runs as jobs: submitit's local executor, a `sbatch` of our own, and the files of other engines."""
 
 import contextlib
+import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -18,9 +20,11 @@ from hf_bootstrap.store import RunFolder
 from hf_bootstrap.study.cluster import JobWindow, RunJob
 from hf_bootstrap.study.emit import emit_jobs, levels
 from hf_bootstrap.study.run import run_study
+from hf_bootstrap.study.status import read_status
 
-from .fake_runs import fake_run_command, loss_of, read_journal
-from .test_run import alive, begun, ended
+from .conftest import make_tiny_grid
+from .fake_runs import fake_run_command, loss_of
+from .test_run import alive, begun, ended, wait_until
 
 ROOT = Path(__file__).parents[2]
 # As Slurm's: keeps the script, runs every task of the array at once, and prints a job number.
@@ -37,6 +41,8 @@ for task in range(int(array[1]), int(array[2]) + 1) if array else [None]:
     ids = {{}} if task is None else {{"SLURM_ARRAY_JOB_ID": number, "SLURM_ARRAY_TASK_ID": str(task)}}
     quiet = {{"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}}
     started = subprocess.Popen(["bash", "-c", script], env={{**job, **ids}}, **quiet)
+    os.makedirs(here + "-pids", exist_ok=True)
+    open(os.path.join(here + "-pids", number if task is None else f"{{number}}_{{task}}"), "w").write(str(started.pid))
     # submitit names its files after the number it is about to read, so its jobs begin later.
     started.wait() if given.startswith("-") else None
 print(number + ";cluster" if "--parsable" in sys.argv else "Submitted batch job " + number)
@@ -44,6 +50,16 @@ print(number + ";cluster" if "--parsable" in sys.argv else "Submitted batch job 
 SRUN = """#!/bin/bash
 while [[ "$1" == -* ]]; do case "$1" in --output|--error) shift 2;; *) shift;; esac; done
 exec "$@"
+"""
+SQUEUE = """#!{python}
+import os, sys
+(job,) = (word.partition("=")[2] for word in sys.argv if word.startswith("--jobs="))
+try:
+    pid = open(os.path.join(os.environ["FAKE_SLURM"] + "-pids", job)).read()
+    state = open(f"/proc/{{pid}}/stat").read().rpartition(")")[2].split()[0]
+except OSError:
+    state = "Z"
+sys.exit("slurm_load_jobs error: Invalid job id specified" if state == "Z" else print(job))
 """
 SACCT = "#!/bin/bash\necho 'JobID|State|NodeList'\n"
 
@@ -55,6 +71,7 @@ def fake_slurm(tmp_path, monkeypatch):
     place.mkdir()
     (tmp_path / "slurm").mkdir()
     (place / "sbatch").write_text(SBATCH.format(python=sys.executable))
+    (place / "squeue").write_text(SQUEUE.format(python=sys.executable))
     (place / "srun").write_text(SRUN)
     (place / "sacct").write_text(SACCT)
     command = " ".join(fake_run_command())
@@ -166,6 +183,93 @@ def test_a_preempted_job_is_queued_again_and_goes_on_from_its_checkpoint(tiny_gr
     assert "Requeued job" in log.read_text()
 
 
+STUDY_OF_JOBS = """
+import sys
+from tests.study.test_cluster import carry_out
+if __name__ == "__main__":
+    carry_out(*sys.argv[1:])
+"""
+
+
+def few_runs():
+    """Two from scratch, and one that starts from the first of them."""
+    specs = make_tiny_grid().specs()
+    return [*(spec for spec in specs if spec.model), specs[1]]
+
+
+def carry_out(study, executor):
+    """A study of fake runs, as jobs."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets background jobs ignore it
+    window = JobWindow(study, fake_run_command(), workers=4, executor=executor)
+    return run_study(few_runs(), study, "", window=window, on_progress=lambda now: None)
+
+
+def interrupt_at_work(study, executor, number):
+    """Start the study as a process of its own, interrupt it while jobs work, and give what it says."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUDY_OF_JOBS, str(study), executor], stderr=subprocess.PIPE, text=True
+    )
+    wait_until(lambda: begun(study))
+    process.send_signal(number)
+    # Its jobs hold the other end of the pipe, so the end of it is not waited for.
+    assert process.wait(30) != 0
+    said = ""
+    for line in process.stderr:
+        said += line
+        if "To end" in said:
+            break
+    process.stderr.close()
+    return said
+
+
+@pytest.mark.parametrize(
+    ("executor", "number"), [("slurm", signal.SIGINT), ("local", signal.SIGTERM)], ids=["slurm", "local"]
+)
+def test_a_study_that_was_interrupted_says_which_jobs_live_on_and_waits_for_them_when_it_goes_on(
+    tmp_path, fake_slurm, monkeypatch, executor, number
+):
+    monkeypatch.setenv("FAKE_STEP", "0.1")
+    said = interrupt_at_work(tmp_path, executor, number)
+    assert "0 of 3 runs finished" in said
+    assert "live on in the cluster" in said
+    cancel, ids = re.search(r"To end them: (scancel|kill -INT) ([\d_ ]+)", said).groups()
+    assert cancel == {"slurm": "scancel", "local": "kill -INT"}[executor]
+    notes = [json.loads(path.read_text()) for path in tmp_path.glob("runs/*/job.json")]
+    assert sorted(ids.split()) == sorted(note["job_id"] for note in notes)
+    assert len(notes) == 2
+    assert alive(tmp_path)
+    assert not list(tmp_path.glob("runs/*/lease.json"))
+    at_work = {run.holder for run in read_status(few_runs(), tmp_path).runs if run.state == "running"}
+    assert at_work
+    assert at_work <= {f"job {note['job_id']}" for note in notes}
+    points = carry_out(tmp_path, executor)
+    assert [point.loss for point in points] == [loss_of(spec) for spec in few_runs()]
+    assert set(Counter(begun(tmp_path)).values()) == {1}
+    assert not list(tmp_path.glob("runs/*/job.json"))
+    assert len(list((tmp_path / "jobs").glob("*_submitted.pkl"))) == 3  # no second job for any run
+
+
+def test_a_job_that_died_while_nobody_looked_is_submitted_again(tiny_grid, tmp_path, fake_slurm):
+    (spec,) = specs = tiny_grid.specs()[:1]
+    note = RunFolder.create(tmp_path, spec).path / "job.json"
+    note.write_text('{"executor": "slurm", "job_id": "77_3"}')
+    window = JobWindow(tmp_path, fake_run_command(), workers=1)
+    assert len(run_study(specs, tmp_path, "", window=window, on_progress=lambda now: None)) == 1
+    assert not note.exists()
+
+
+def test_a_cluster_that_does_not_answer_gets_no_second_job(tiny_grid, tmp_path, fake_slurm):
+    note = RunFolder.create(tmp_path, tiny_grid.specs()[0]).path / "job.json"
+    note.write_text('{"executor": "slurm", "job_id": "77"}')
+    (fake_slurm.parent / "bin" / "squeue").write_text(
+        "#!/bin/sh\necho Unable to contact slurm controller >&2; exit 1\n"
+    )
+    window = JobWindow(tmp_path, fake_run_command(), workers=1)
+    with pytest.raises(StudyError, match=r"Job 77 .*Unable to contact slurm controller.*delete .*job\.json"):
+        run_study(tiny_grid.specs()[:1], tmp_path, "", window=window, on_progress=lambda now: None)
+    assert not list(fake_slurm.iterdir())
+
+
 def test_an_unknown_executor_is_refused(tmp_path):
     with pytest.raises(StudyError, match="no executor 'slum'"):
         JobWindow(tmp_path, ["true"], 1, "slum")
@@ -200,7 +304,7 @@ def test_the_slurm_script_carries_out_the_whole_study_in_order(tiny_grid, tmp_pa
 def test_a_level_larger_than_slurm_takes_is_several_arrays(demo_grid, tmp_path, monkeypatch):
     monkeypatch.setattr("hf_bootstrap.study.emit._ARRAY", 10)
     script = emit_jobs("demo", demo_grid.specs(), tmp_path, "slurm")
-    sizes = [int(size) for size in __import__("re").findall(r"--array=0-(\d+)%", script)]
+    sizes = [int(size) for size in re.findall(r"--array=0-(\d+)%", script)]
     assert max(sizes) == 9
     assert sum(size + 1 for size in sizes) == 70
 
