@@ -208,6 +208,9 @@ def emit(
     file: _File,
     out: _Out = None,
     form: Annotated[str, typer.Option("--format", help="slurm, hf-jobs or skypilot.")] = "slurm",
+    accelerator: Annotated[
+        str, typer.Option(help="GPU of a job, such as A100:1; for hf-jobs a flavor, such as a10g-small.")
+    ] = "",
     corpora: _Corpora = None,
     only: _Only = None,
     seed: _Seed = None,
@@ -234,7 +237,7 @@ def emit(
         seeds=seed or (),
         say=_telling(quiet, err=True),
     )
-    text = emit_jobs(config.name, specs, folder, form)
+    text = emit_jobs(config.name, specs, folder, form, accelerator)
     record = {"format": form, "folder": str(folder), "file": text}
     typer.echo(json.dumps(record, indent=2) + "\n" if as_json else text, nl=False)
 

@@ -9,6 +9,8 @@ import hf_bootstrap.demo
 from hf_bootstrap.records import ScalingPoint
 from hf_bootstrap.study.grid import Corpus, Grid, Method
 
+from .fake_slurm import install
+
 DOCS = Corpus(domain="docs", data="docs.tokens", data_hash="d" * 8, eval_sets={"docs": "docs.held"}, eval_hash="e" * 8)
 CODE = Corpus(domain="code", data="code.tokens", data_hash="c" * 8, eval_sets={"code": "code.held"}, eval_hash="f" * 8)
 SMALL = {
@@ -62,6 +64,12 @@ def make_tiny_grid() -> Grid:
         warmup_steps=2,
         rewarm_steps=1,
     )
+
+
+@pytest.fixture
+def fake_slurm(tmp_path, monkeypatch) -> Path:
+    """A Slurm whose jobs carry out fake runs; the folder of the scripts that were submitted."""
+    return install(tmp_path, monkeypatch)
 
 
 @pytest.fixture

@@ -1,11 +1,10 @@
-"""Runs as jobs: submitit's local executor, a `sbatch` of our own, and the files of other engines."""
+"""Runs as jobs: submitit's local executor, and its Slurm arrays with a `sbatch` of our own."""
 
 import contextlib
 import json
 import os
 import re
 import signal
-import stat
 import subprocess
 import sys
 import time
@@ -13,78 +12,17 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import yaml
 
 from hf_bootstrap.errors import StudyError
 from hf_bootstrap.store import RunFolder
 from hf_bootstrap.study.cluster import JobWindow, RunJob
-from hf_bootstrap.study.emit import emit_jobs, levels
 from hf_bootstrap.study.run import run_study
 from hf_bootstrap.study.status import read_status
 
 from .conftest import make_tiny_grid
 from .fake_runs import fake_run_command, loss_of
+from .fake_slurm import ROOT
 from .test_run import alive, begun, ended, wait_until
-
-ROOT = Path(__file__).parents[2]
-# As Slurm's: keeps the script, runs every task of the array at once, and prints a job number.
-SBATCH = """#!{python}
-import os, re, subprocess, sys
-given = sys.argv[-1]
-script = open(given).read() if os.path.isfile(given) else sys.stdin.read()
-here = os.environ["FAKE_SLURM"]
-number = str(len(os.listdir(here)) + 1)
-open(os.path.join(here, number), "w").write(" ".join(sys.argv[1:]) + "\\n" + script)
-array = re.search(r"--array=(\\d+)-(\\d+)", " ".join(sys.argv) + script)
-job = {{**os.environ, "SLURM_JOB_ID": number, "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}}
-for task in range(int(array[1]), int(array[2]) + 1) if array else [None]:
-    ids = {{}} if task is None else {{"SLURM_ARRAY_JOB_ID": number, "SLURM_ARRAY_TASK_ID": str(task)}}
-    quiet = {{"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}}
-    started = subprocess.Popen(["bash", "-c", script], env={{**job, **ids}}, **quiet)
-    os.makedirs(here + "-pids", exist_ok=True)
-    open(os.path.join(here + "-pids", number if task is None else f"{{number}}_{{task}}"), "w").write(str(started.pid))
-    # submitit names its files after the number it is about to read, so its jobs begin later.
-    started.wait() if given.startswith("-") else None
-print(number + ";cluster" if "--parsable" in sys.argv else "Submitted batch job " + number)
-"""
-SRUN = """#!/bin/bash
-while [[ "$1" == -* ]]; do case "$1" in --output|--error) shift 2;; *) shift;; esac; done
-exec "$@"
-"""
-SQUEUE = """#!{python}
-import os, sys
-(job,) = (word.partition("=")[2] for word in sys.argv if word.startswith("--jobs="))
-try:
-    pid = open(os.path.join(os.environ["FAKE_SLURM"] + "-pids", job)).read()
-    state = open(f"/proc/{{pid}}/stat").read().rpartition(")")[2].split()[0]
-except OSError:
-    state = "Z"
-sys.exit("slurm_load_jobs error: Invalid job id specified" if state == "Z" else print(job))
-"""
-SACCT = "#!/bin/bash\necho 'JobID|State|NodeList'\n"
-
-
-@pytest.fixture
-def fake_slurm(tmp_path, monkeypatch):
-    """A PATH with a `sbatch` that works at once and an `accelerate` whose runs are fake."""
-    place = tmp_path / "bin"
-    place.mkdir()
-    (tmp_path / "slurm").mkdir()
-    (place / "sbatch").write_text(SBATCH.format(python=sys.executable))
-    (place / "squeue").write_text(SQUEUE.format(python=sys.executable))
-    (place / "srun").write_text(SRUN)
-    (place / "sacct").write_text(SACCT)
-    command = " ".join(fake_run_command())
-    (place / "accelerate").write_text(
-        f'#!/bin/bash\ntest "$*" = "launch -m hf_bootstrap.cli run $5" && {command} "$5"\n'
-    )
-    for file in place.iterdir():
-        file.chmod(file.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", f"{place}:{os.environ['PATH']}")
-    monkeypatch.setenv("FAKE_SLURM", str(tmp_path / "slurm"))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    monkeypatch.setenv("FAKE_STEP", "0")
-    return tmp_path / "slurm"
 
 
 def test_a_study_runs_as_jobs_of_submitit(tiny_grid, tmp_path, monkeypatch):
@@ -273,72 +211,3 @@ def test_a_cluster_that_does_not_answer_gets_no_second_job(tiny_grid, tmp_path, 
 def test_an_unknown_executor_is_refused(tmp_path):
     with pytest.raises(StudyError, match="no executor 'slum'"):
         JobWindow(tmp_path, ["true"], 1, "slum")
-
-
-def test_every_run_is_in_a_later_level_than_the_one_it_starts_from(demo_grid, tmp_path):
-    specs = demo_grid.specs()
-    found = levels(specs, tmp_path)
-    level = {run_id: number for number, layer in enumerate(found) for run_id in layer}
-    assert len(level) == 70
-    # The trunk and three models from scratch; what branches off them; second stages; their marks.
-    assert [len(layer) for layer in found] == [4, 4 + 4 + 3 + 3, 12, 40]
-    for spec in specs:
-        if spec.start:
-            assert level[spec.start.partition("/")[0]] < level[spec.run_id]
-
-
-def test_the_slurm_script_carries_out_the_whole_study_in_order(tiny_grid, tmp_path, fake_slurm):
-    study, specs = tmp_path / "my study", tiny_grid.specs()
-    script = emit_jobs("tiny", specs, study, "slurm")
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert Counter(ended(study)) == Counter(spec.run_id for spec in specs)
-    calls = [file.read_text().splitlines()[0] for file in sorted(fake_slurm.iterdir())]
-    assert "--dependency" not in calls[0]
-    assert all(f"--dependency=afterany:{number}" in call for number, call in enumerate(calls[1:], start=1))
-    assert all("--requeue" in call and "%16" in call for call in calls)
-    with pytest.raises(StudyError, match="All 12 runs of the study are done"):
-        emit_jobs("tiny", specs, study, "slurm")
-
-
-def test_a_level_larger_than_slurm_takes_is_several_arrays(demo_grid, tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_bootstrap.study.emit._ARRAY", 10)
-    script = emit_jobs("demo", demo_grid.specs(), tmp_path, "slurm")
-    sizes = [int(size) for size in re.findall(r"--array=0-(\d+)%", script)]
-    assert max(sizes) == 9
-    assert sum(size + 1 for size in sizes) == 70
-
-
-def test_what_is_done_is_not_emitted(tiny_grid, tmp_path):
-    specs = tiny_grid.specs()
-    run_study(specs[:1], tmp_path, "tests.study.fake_runs:run_one", preload=(), on_progress=lambda now: None)
-    assert specs[0].run_id not in emit_jobs("tiny", specs, tmp_path, "slurm").replace("checkpoint", "")
-
-
-def test_the_other_formats_name_every_run_once(tiny_grid, tmp_path):
-    specs = tiny_grid.specs()
-    jobs = emit_jobs("tiny", specs, tmp_path, "hf-jobs")
-    assert subprocess.run(["bash", "-n", "-c", jobs], check=False).returncode == 0
-    tasks = list(yaml.safe_load_all(emit_jobs("tiny", specs, tmp_path, "skypilot")))
-    assert tasks[0] == {"name": "tiny"}
-    work = "\n".join(task["run"] for task in tasks[1:])
-    for spec in specs:
-        line = f"accelerate launch -m hf_bootstrap.cli run {tmp_path}/runs/{spec.run_id}"
-        assert jobs.count(line) == work.count(line) == 1
-
-
-def test_a_run_that_fails_on_skypilot_leaves_the_rest_of_its_level_and_fails_the_task(tiny_grid, tmp_path):
-    _, level, *_ = yaml.safe_load_all(emit_jobs("tiny", tiny_grid.specs(), tmp_path, "skypilot"))
-    assert level["run"].count("accelerate launch") == 2
-    (tmp_path / "accelerate").write_text(
-        '#!/bin/sh\necho "$5" >> "$(dirname "$0")/tried"\ncase "$5" in *docs*) exit 3; esac\n'
-    )
-    (tmp_path / "accelerate").chmod(0o755)
-    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    assert subprocess.run(["bash", "-c", level["run"]], check=False, env=environment).returncode == 1
-    assert len((tmp_path / "tried").read_text().splitlines()) == 2
-
-
-def test_an_unknown_format_is_refused(tiny_grid, tmp_path):
-    with pytest.raises(StudyError, match="Did you mean 'slurm'"):
-        emit_jobs("tiny", tiny_grid.specs(), tmp_path, "slrum")
