@@ -6,6 +6,7 @@ fails. Here a checkpoint is a folder that holds `complete.json`, which is writte
 
 import math
 import shutil
+import time
 from collections.abc import Collection
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from transformers.training_args import TrainingArguments
 
 from ..errors import TrainingError
 from ..store import COMPLETE, RunFolder, write_json
+from .evaluation import from_first_process
 
 __all__ = ["Checkpoints", "resume_point", "save_interval"]
 
@@ -26,18 +28,36 @@ class Checkpoints(TrainerCallback):
         steps: where to save what is kept for ever.
         every: save every so many steps too, to go on from after a kill; 0 leaves that to Trainer's `save_strategy`.
         newest: how many of the latter to keep; None keeps all.
+        patience: seconds that must have passed since the last checkpoint, or since training began, for one of the
+            latter; and 50 times what that one took.
     """
 
-    def __init__(self, steps: Collection[int] = (), every: int = 0, newest: int | None = 1) -> None:
-        self._steps, self._every, self._newest = frozenset(steps), every, newest
+    def __init__(
+        self, steps: Collection[int] = (), every: int = 0, newest: int | None = 1, patience: float = 0.0
+    ) -> None:
+        self._steps, self._every, self._newest, self._patience = frozenset(steps), every, newest, patience
+        self._asked = self._due = 0.0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Begin to wait."""
+        self._due = time.monotonic() + self._patience
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Ask for a checkpoint."""
-        if state.global_step in self._steps or (self._every and state.global_step % self._every == 0):
+        if state.global_step in self._steps or (
+            self._every and state.global_step % self._every == 0 and self._is_due()
+        ):
+            self._asked = time.monotonic()
             # The counts travel in the log history, which a checkpoint keeps.
             control.should_save = control.should_log = True
+
+    def _is_due(self) -> bool:
+        # Clocks of processes differ, and all of them must save or none.
+        return not self._patience or from_first_process(lambda: time.monotonic() >= self._due)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Mark the new checkpoint complete once every process has written its part, then drop older ones."""
@@ -48,6 +68,8 @@ class Checkpoints(TrainerCallback):
                 Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE, {"step": state.global_step}
             )
             self.thin_out(Path(str(args.output_dir)), self._newest)
+        now = time.monotonic()
+        self._due = now + max(self._patience, 50 * (now - self._asked))
 
     def thin_out(self, folder: Path, newest: int | None) -> None:
         """Remove checkpoints that were only there to go on from, except the newest ones."""

@@ -26,8 +26,11 @@ from .trainer import TokenTrainer
 
 __all__ = ["run_one"]
 
+# Seconds of training that may be lost to a kill without a word from the user; a run that is shorter pays nothing.
+_PATIENCE = 300.0
 
-def run_one(folder: RunFolder, report: Callable[[int], None] | None = None, *, save_every: int = 0) -> None:
+
+def run_one(folder: RunFolder, report: Callable[[int], None] | None = None, *, save_every: int | None = None) -> None:
     """Carry out the run a folder's `run.json` asks for, and write `done.json` when it has ended well.
 
     Every process of a launcher calls it; they share the spec's batch.
@@ -36,7 +39,8 @@ def run_one(folder: RunFolder, report: Callable[[int], None] | None = None, *, s
         folder: ``runs/<run_id>`` in a study; paths in the spec start from the study's folder.
         report: told the trained tokens after each step.
         save_every: trained tokens between checkpoints that only serve to go on after a kill: the newest is kept,
-            and none when the run is done. 0 saves only what the spec asks for. It changes no result.
+            and none when the run is done. 0 saves only what the spec asks for. By default a tenth of the run, where
+            five minutes have passed since the last: a small run saves none. It changes no result.
 
     Raises:
         TrainingError: a missing start, moments that cannot be carried over exactly, too little text, another text than
@@ -57,9 +61,7 @@ def run_one(folder: RunFolder, report: Callable[[int], None] | None = None, *, s
         schedule=schedule,
         **_facts(spec, start.attention, start.n_params_base),
     )
-    saving = Checkpoints(
-        {tokens // spec.batch_tokens for tokens in spec.checkpoints}, every=-(-save_every // spec.batch_tokens)
-    )
+    saving = _saving(spec, save_every)
     trainer = TokenTrainer(
         model=start.model,
         args=arguments,
@@ -74,6 +76,15 @@ def run_one(folder: RunFolder, report: Callable[[int], None] | None = None, *, s
     if arguments.process_index == 0:
         folder.finish({"run_id": spec.run_id, "steps": trainer.state.global_step, "growth": start.growth})
         saving.thin_out(folder.path, newest=0)
+
+
+def _saving(spec: RunSpec, save_every: int | None) -> Checkpoints:
+    every = max(spec.tokens // 10, 1) if save_every is None else save_every
+    return Checkpoints(
+        {tokens // spec.batch_tokens for tokens in spec.checkpoints},
+        every=-(-every // spec.batch_tokens),
+        patience=_PATIENCE if save_every is None else 0.0,
+    )
 
 
 def _training_blocks(folder: RunFolder, spec: RunSpec) -> PackedBlocks:

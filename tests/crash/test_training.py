@@ -81,6 +81,15 @@ def our_child(folder):
     run_one(RunFolder(folder), save_every=BATCH)
 
 
+def patient_child(folder):
+    """As `study run` starts it: it saves by itself when it has taken long, here a moment."""
+    prepare_child(folder)
+    from hf_bootstrap.training import loop
+
+    loop._PATIENCE = 0.01
+    loop.run_one(RunFolder(folder))
+
+
 def raw_child(folder):
     """The control: a plain Trainer that saves as often and resumes as transformers' own examples do."""
     prepare_child(folder)
@@ -176,6 +185,24 @@ def text(tmp_path_factory):
 def test_a_killed_run_ends_with_the_tokens_and_points_of_an_undisturbed_one(text, tmp_path, number, kills, steps):
     assert campaign(our_child, tmp_path, text, number, kills, steps=steps) == []
     assert not multiprocessing.active_children()
+
+
+def test_a_long_run_that_nobody_told_to_save_goes_on_from_its_last_tenth_after_a_kill(text, tmp_path):
+    straight, killed = (make_run(tmp_path / name, text, 60) for name in ("straight", "killed"))
+    assert to_its_end(our_child, straight.path) is not None
+    process, deadline = start(patient_child, killed.path), time.monotonic() + 60
+    while not killed.checkpoints():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(60)
+    assert not killed.is_done()
+    assert to_its_end(patient_child, killed.path) is not None
+    steps = [int(line.split()[0]) for line in (killed.path / "stream.txt").read_text().splitlines()]
+    assert steps.count(0) == 1  # it did not begin again
+    assert stream_of(killed.path) == stream_of(straight.path)
+    assert measured(killed) == measured(straight)
+    assert not killed.checkpoints()  # the last one served its turn
 
 
 if __name__ == "__main__":

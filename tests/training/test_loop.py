@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 from hf_bootstrap.errors import TrainingError
 from hf_bootstrap.records import RunSpec
 from hf_bootstrap.store import COMPLETE, RunFolder
+from hf_bootstrap.training import checkpoints
 from hf_bootstrap.training.data import PackedBlocks
 from hf_bootstrap.training.loop import run_one
 
@@ -188,3 +190,28 @@ def test_products_in_bfloat16_leave_the_weights_and_the_counts_and_are_named(her
     assert (before.tokens, before.flops) == (after.tokens, after.flops)
     assert before.loss != after.loss == pytest.approx(before.loss, rel=1e-2)
     assert "autocast" not in json.loads((exact.path / "run.json").read_text())
+
+
+def test_a_tenth_is_saved_only_when_training_has_taken_long_enough_to_be_worth_it(monkeypatch, tmp_path):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(checkpoints, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    saving = checkpoints.Checkpoints(every=10, patience=300.0)
+    args, state = SimpleNamespace(output_dir=tmp_path), SimpleNamespace(global_step=0, is_world_process_zero=False)
+    control = SimpleNamespace(should_save=False)
+    saving.on_train_begin(args, state, control)
+
+    def saves(step, now, took):
+        state.global_step, clock.now, control.should_save = step, now, False
+        saving.on_step_end(args, state, control)
+        if control.should_save:
+            clock.now += took
+            saving.on_save(args, state, control)
+        return control.should_save
+
+    assert not saves(10, 299, 1)  # too early
+    assert not saves(11, 400, 1)  # no tenth
+    assert saves(20, 400, 1)
+    assert not saves(30, 700, 1)
+    assert saves(40, 701, 20)
+    assert not saves(50, 1700, 20)  # what takes 20 s is worth it every 1000 s
+    assert saves(60, 1721, 20)
