@@ -129,14 +129,14 @@ def across_sizes(points: Sequence[ScalingPoint]) -> list[str]:
 
 
 def _sizes_of_methods(points: Sequence[ScalingPoint]) -> dict[str, list[int | None]]:
-    """The sizes of each method's models, non-embedding parameters, in the order of the points."""
+    """The sizes of each method's models, non-embedding parameters, rising."""
     found: dict[str, list[int | None]] = {}
     for point in points:
         if point.base_tokens:
             sizes = found.setdefault(point.method, [])
             if point.n_params_non_embedding not in sizes:
                 sizes.append(point.n_params_non_embedding)
-    return found
+    return {method: sorted(sizes, key=lambda size: size or 0) for method, sizes in found.items()}
 
 
 def across_methods(points: Sequence[ScalingPoint], findings: Sequence[Finding]) -> list[str]:

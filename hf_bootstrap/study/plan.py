@@ -95,8 +95,8 @@ class StudyPlan:
         lines += [f"Not known: {why}." for why in self.unknown]
         if self.over_budget is not None:
             lines.append(
-                f"Over budget by {format_count(self.over_budget)} FLOPs. hf-bootstrap study design proposes the grid that "
-                "tells most for it, by the law of a pilot."
+                f"Over budget by {format_count(self.over_budget)} FLOPs. hf-bootstrap study design proposes the grid "
+                "that tells most for it, by the law of a pilot."
             )
         if not self.is_final:
             lines.append("The text is not prepared yet (or changed), so the ids of the runs are not final.")

@@ -90,7 +90,9 @@ def headline(findings: Sequence[Finding]) -> str:
     if not told:
         return "No law could be fitted to these points, so the question stays open. The reasons are below."
     falls = [finding for finding in told if finding.verdict is not None and finding.verdict.finding == "falls"]
-    ways = f"{len(told)} ways to reuse a base" if len(told) > 1 else "The one way to reuse a base that was tried"
+    several = any(finding.one_of_sizes for finding in told)
+    ways = "ways and sizes" if several else "ways"
+    ways = f"{len(told)} {ways} to reuse a base" if len(told) > 1 else "The one way to reuse a base that was tried"
     if not falls:
         return (
             f"Of {ways}, none shows beyond doubt that longer trained bases gain less from a second stage. "
@@ -100,7 +102,7 @@ def headline(findings: Sequence[Finding]) -> str:
     names = _listed([about_method(finding)[0].lower() for finding in falls])
     hints = "A hint that longer" if any(_is_a_hint(finding) for finding in falls) else "Longer"
     return (
-        f"{hints} trained bases gain less from a second stage with {names} ({len(falls)} of {len(told)} methods): "
+        f"{hints} trained bases gain less from a second stage with {names} ({len(falls)} of {len(told)} methods{' and sizes' * several}): "
         "there the exponent falls, and the laws without saturation do not describe the points. This rests on few bases "
         "of tiny models; see what these data cannot tell."
     )

@@ -230,7 +230,7 @@ def test_mixed_releases_are_named(demo_points, tmp_path):
 def test_a_folder_with_points_of_two_texts_says_so_on_the_page_and_in_the_terminal(demo_points, tmp_path):
     few = [point for point in demo_points if point.method == "continue" and point.base_tokens == 131_072]
     few[0] = replace(few[0], hashes={**few[0].hashes, "tokenizer": "new"}, versions={"torch": "3.0"})
-    page, told = write_study_report(tmp_path, few, "Left out: 3 done runs.")
+    page, told = write_study_report(tmp_path, few, ["Left out: 3 done runs."])
     for words in (page.read_text(), (tmp_path / "report.md").read_text(), told):
         assert "Mixed: the tokenizer is new and tttttttt." in words
         assert "Left out: 3 done runs." in words
