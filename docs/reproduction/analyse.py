@@ -19,6 +19,7 @@ from questions import (
     exponent_rows,
     forgetting_rows,
     form_table,
+    lower_rows,
     rate_rows,
     rates_rows,
     recovery_rows,
@@ -179,6 +180,13 @@ def parts_of_controls(points: Points, studies: Mapping[str, Points]) -> Iterable
             ],
             rate_rows(studies[MAIN], swept, 0.002),
         ),
+    )
+    repeated = [m for m in methods_of(points) if ends(studies[MAIN], f"{m}-lower")]
+    head_of_lower = ["method", "rate", "alpha3", "E", "exponents, D1 rising", "alpha3 under total tokens"]
+    head_of_lower += ["under effective transfer", "forms that remain", "cells at each rate"]
+    yield section(
+        "What the rate does to a whole grid, seed 1",
+        lambda: table(head_of_lower, lower_rows(studies[MAIN], repeated, 0.002)),
     )
     sizes = [p for name in (MAIN, f"{MAIN}-30k", f"{MAIN}-400k", f"{MAIN}-10m") for p in studies.get(name, ())]
     head = ["N", "points", "alpha3", "alpha2 at D1 = 1M", "beta", "E", "mean error"]

@@ -37,8 +37,11 @@ def from_scratch(points: Iterable[ScalingPoint], like: ScalingPoint) -> list[Sca
 
 
 def methods_of(points: Sequence[ScalingPoint]) -> list[str]:
-    """Methods that a law can be fitted to, in the order of the points: of two marks none can."""
-    found = dict.fromkeys(p.method for p in points if p.base_tokens)
+    """Methods that a law can be fitted to, in the order of the points: of two marks none can.
+
+    Whole grids at lower rates (`-lower`) belong to the method they repeat.
+    """
+    found = dict.fromkeys(p.method for p in points if p.base_tokens and not p.method.endswith("-lower"))
     return [m for m in found if len({p.tokens for p in ends(points, m)}) > 3]
 
 

@@ -1,6 +1,8 @@
 """What is asked of the points: one function for each table of the results, its rows in words."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from statistics import fmean
 
 import numpy as np
@@ -218,6 +220,27 @@ def rate_rows(points: Sequence[ScalingPoint], methods: Sequence[str], rate: floa
         at_best = _alpha3_of_corners({cell: min(losses.values()) for cell, losses in corners}, floor)
         best = ", ".join(f"{min(losses, key=losses.__getitem__):g}" for _, losses in corners)
         rows.append([method, f"{floor:.2f}", f"{at_rate:+.4f}", f"{at_best:+.4f}", best])
+    return rows
+
+
+def lower_rows(points: Sequence[ScalingPoint], methods: Sequence[str], rate: float) -> list[list[str]]:
+    """The law of a whole grid, seed 1, at the study's rate and where each cell has the best of all its rates."""
+    rows = []
+    for method in methods:
+        lower = [replace(p, method=method) for p in ends(points, f"{method}-lower")]
+        fixed = [p for p in ends(points, method) if p.seed == 1 and p.peak_lr == rate]
+        best = best_rates([*fixed, *lower])[0]
+        chosen = Counter(p.peak_lr for p in best)
+        for what, cells in ((f"{rate:g}", fixed), ("the best of each cell", best)):
+            law = ScalingLaw().fit(cells)
+            floor = law.params_["E"]
+            slices = slice_exponents(law.points_, floor=floor, resamples=20).exponent
+            nulls = [interval((null.null_low, null.null_high)) for null in saturation_test(law, n=200).nulls]
+            remain = compare_forms(cells).confidence_set or ()
+            rates = "" if cells is fixed else ", ".join(f"{r:g}: {chosen[r]}" for r in sorted(chosen))
+            alpha3 = f"{law.params_['alpha3']:+.4f} {interval(law.interval('alpha3'))}"
+            exponents = ", ".join(f"{value:.3f}" for value in slices)
+            rows.append([method, what, alpha3, f"{floor:.2f}", exponents, *nulls, ", ".join(remain), rates])
     return rows
 
 

@@ -100,9 +100,10 @@ def headline(findings: Sequence[Finding]) -> str:
             else f"{ways} does not show beyond doubt that longer trained bases gain less from a second stage. "
         ) + "What each shows instead, and how sure that is, stands below."
     names = _listed([about_method(finding)[0].lower() for finding in falls])
+    kinds = "methods and sizes" if several else "methods"
     hints = "A hint that longer" if any(_is_a_hint(finding) for finding in falls) else "Longer"
     return (
-        f"{hints} trained bases gain less from a second stage with {names} ({len(falls)} of {len(told)} methods{' and sizes' * several}): "
+        f"{hints} trained bases gain less from a second stage with {names} ({len(falls)} of {len(told)} {kinds}): "
         "there the exponent falls, and the laws without saturation do not describe the points. This rests on few bases "
         "of tiny models; see what these data cannot tell."
     )
