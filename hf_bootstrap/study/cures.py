@@ -94,13 +94,12 @@ def suffice(marks: Sequence[int]) -> bool:
 
 def marks_at_hand(marks: Sequence[int], others: Sequence[int]) -> tuple[int, ...]:
     """As few of the others as suffice together with the marks, the most evenly spread of these; empty if none do."""
-    if not suffice([*marks, *others]):
-        return ()
-    for count in itertools.count(1):
+    counts = range(1, len(others) + 1) if suffice([*marks, *others]) else ()
+    for count in counts:
         fits = [some for some in itertools.combinations(others, count) if suffice([*marks, *some])]
         if fits:
             return max(fits, key=lambda some: _closest([*marks, *some]))
-    raise AssertionError("all of them suffice")
+    return ()
 
 
 def _closest(marks: Iterable[int]) -> float:

@@ -33,6 +33,8 @@ def study_runs(config: StudyConfig, facts: Mapping[str, Any], known: Known | Non
         found = {spec.run_id: spec for grid in grids(config, facts) for spec in grid.specs(known)}
     except RecordError as error:
         raise StudyError(f"The study {config.name!r} asks for a run that cannot be: {error}") from error
+    except StudyError as error:
+        raise StudyError(f"The study {config.name!r} cannot be laid out: {error}") from error
     return list(found.values())
 
 
