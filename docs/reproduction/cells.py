@@ -48,7 +48,8 @@ def methods_of(points: Sequence[ScalingPoint]) -> list[str]:
 def home_text(points: Iterable[ScalingPoint], own: Sequence[ScalingPoint]) -> str:
     """The text that the bases of a method's second stages were trained on."""
     marks = {p.base_tokens for p in own}
-    return next(p.domain or "" for p in points if p.method == "scratch" and p.phase == "end" and p.tokens in marks)
+    fresh = (p.domain or "" for p in points if p.method == "scratch" and p.phase == "end" and p.tokens in marks)
+    return next(fresh, "")
 
 
 def by_seed(points: Iterable[ScalingPoint]) -> dict[int, Cells]:

@@ -103,11 +103,10 @@ def analyse(folder: str | Path, points: Sequence[ScalingPoint], draws: int = 200
     Returns:
         One finding for each method other than "scratch" and each size of its model, in the order of the points.
     """
-    sizes = _sizes_of_methods(points)
     return [
-        _finding(Path(folder), points, method, size if len(sizes[method]) > 1 else None, draws)
-        for method in sizes
-        for size in sizes[method]
+        _finding(Path(folder), _of_size(points, size) if len(sizes) > 1 else points, method, len(sizes) > 1, draws)
+        for method, sizes in _sizes_of_methods(points).items()
+        for size in sizes
     ]
 
 
@@ -115,7 +114,7 @@ def across_sizes(points: Sequence[ScalingPoint]) -> list[str]:
     """For each method measured at three sizes or more one law with a term of size, in words."""
     told = []
     for method, sizes in _sizes_of_methods(points).items():
-        if len(sizes) > 2:
+        if len(sizes) > 2 and None not in sizes:
             own = [point for point in points if point.method == method and point.base_tokens]
             try:
                 law = ScalingLaw(form="bootstrap_n").fit(own, where={"method": method})
@@ -129,12 +128,12 @@ def across_sizes(points: Sequence[ScalingPoint]) -> list[str]:
 
 
 def _sizes_of_methods(points: Sequence[ScalingPoint]) -> dict[str, list[int | None]]:
-    """The sizes of each method's models, non-embedding parameters, rising."""
+    """The sizes of each method's models, non-embedding parameters, rising; those 1% apart are one."""
     found: dict[str, list[int | None]] = {}
     for point in points:
         if point.base_tokens:
             sizes = found.setdefault(point.method, [])
-            if point.n_params_non_embedding not in sizes:
+            if not any(_same_size(size, point.n_params_non_embedding) for size in sizes):
                 sizes.append(point.n_params_non_embedding)
     return {method: sorted(sizes, key=lambda size: size or 0) for method, sizes in found.items()}
 
@@ -154,22 +153,26 @@ def across_methods(points: Sequence[ScalingPoint], findings: Sequence[Finding]) 
     for group in groups:
         methods = [finding.method for finding in group]
         if len(methods) > 1:
-            of_size = [point for point in points if _same_size(point.n_params_non_embedding, group[0].n_params)]
             try:
-                told.append(str(compare_exponents(of_size, methods)))
+                told.append(str(compare_exponents(_of_size(points, group[0].n_params), methods)))
             except LawError as error:
                 told.append(f"The exponents of {' and '.join(methods)} were not compared. {error}")
     return told
 
 
+def _of_size(points: Sequence[ScalingPoint], size: int | None) -> list[ScalingPoint]:
+    return [point for point in points if _same_size(point.n_params_non_embedding, size)]
+
+
 def _same_size(one: int | None, other: int | None) -> bool:
-    return one is not None and other is not None and abs(one - other) <= 0.01 * min(one, other)
+    if one is None or other is None:
+        return one is other
+    return abs(one - other) <= 0.01 * min(one, other)
 
 
-def _finding(folder: Path, points: Sequence[ScalingPoint], method: str, size: int | None, draws: int) -> Finding:
-    """What a method's points of one size say; of all there are where no size is named."""
-    of_size = [point for point in points if size in (None, point.n_params_non_embedding)]
-    every = [point for point in of_size if point.method == method]
+def _finding(folder: Path, points: Sequence[ScalingPoint], method: str, one_of_sizes: bool, draws: int) -> Finding:
+    """What the points of one size say of a method."""
+    every = [point for point in points if point.method == method]
     own = [point for point in every if point.phase == "end" and point.tokens]
     kinds = {(point.domain, point.n_params_non_embedding) for point in every}
     scratch = [
@@ -187,11 +190,11 @@ def _finding(folder: Path, points: Sequence[ScalingPoint], method: str, size: in
         "n_scratch": len(scratch),
         "seeds": seed_spread([*own, *scratch], method),
         "growth": tuple(_growth_proofs(folder, points, every)),
-        "one_of_sizes": size is not None,
+        "one_of_sizes": one_of_sizes,
     }
     try:
-        law = ScalingLaw(form="bootstrap").fit(of_size, where={"method": method})
-        comparison = compare_forms(of_size, where={"method": method})
+        law = ScalingLaw(form="bootstrap").fit(points, where={"method": method})
+        comparison = compare_forms(points, where={"method": method})
     except (LawError, PointError) as error:
         return Finding(**known, problem=str(error))
     crossovers: tuple[tuple[int, Decision], ...] = ()

@@ -67,13 +67,14 @@ class RunJob:
         try:
             return process.wait()
         finally:
-            if process.poll() is None:
+            if process.poll() is None or _group_lives(process.pid):
                 _end_group(process)
 
 
 def _end_group(process: "subprocess.Popen[bytes]") -> None:
     """End a command and whatever it started: `accelerate launch` dies of SIGTERM and lets its own process train on."""
-    os.killpg(process.pid, signal.SIGTERM)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
     deadline = time.monotonic() + _GRACE
     while _group_lives(process.pid) and time.monotonic() < deadline:
         time.sleep(0.1)

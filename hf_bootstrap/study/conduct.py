@@ -21,7 +21,6 @@ from .costs import checkpoint_bytes, shapes, tokens_needed
 from .emit import job_command
 from .mixtures import mixed_releases, mixed_text
 from .points import best_rates
-from .queue import lasting_checkpoints
 from .run import run_study
 from .runs import known_runs, note_runs, study_runs
 
@@ -33,6 +32,7 @@ __all__ = [
     "make_ready",
     "missing_starts",
     "planned_runs",
+    "to_do",
     "write_study_report",
 ]
 
@@ -103,7 +103,6 @@ def make_ready(
     Raises:
         StudyError: they do not; nothing was started.
     """
-    check_tokenizers(config, tokens)
     with lock(folder / "text", wait=say):
         facts = prepare_text(config, folder, tokens, corpora=None if corpora is None else Path(corpora), say=say)
     if points is not None:
@@ -114,6 +113,7 @@ def make_ready(
     specs = study_runs(config.narrowed(only, seeds), facts, known) if only or seeds else whole
     check_text(specs, facts)
     check_room(specs, folder)
+    check_tokenizers(config, to_do(specs, folder), tokens, say)
     note_runs(folder, config.name, whole)
     done = sum((folder / "runs" / spec.run_id / "done.json").exists() for spec in specs)
     say(f"{len(specs)} runs, {done} of them done before")
@@ -157,21 +157,34 @@ def check_text(specs: Sequence[RunSpec], facts: Mapping[str, Any]) -> None:
         )
 
 
-def check_tokenizers(config: StudyConfig, tokens: Tokens) -> None:
+def to_do(specs: Sequence[RunSpec], folder: Path) -> list[RunSpec]:
+    """The runs that are not done."""
+    return [spec for spec in specs if not (folder / "runs" / spec.run_id / "done.json").exists()]
+
+
+def check_tokenizers(
+    config: StudyConfig, specs: Sequence[RunSpec], tokens: Tokens, say: Callable[[str], None] = print
+) -> None:
     """Refuse bases trained elsewhere whose tokenizer gives the entries of the study's other ids.
 
+    Args:
+        specs: the runs to do; bases that none of them starts from are left alone.
+        say: told of tokenizers that could not be looked at.
+
     Raises:
-        StudyError: naming the base; or the study's tokenizer cannot be loaded.
+        StudyError: naming the base.
     """
-    elsewhere = dict.fromkeys(checkpoint.path for base in config.bases for checkpoint in base.checkpoints)
-    if not elsewhere or config.tokenizer is None:
-        return
-    own = tokens.load_tokenizer(config.tokenizer).get_vocab()
-    for path in elsewhere:
+    starts = {spec.start for spec in specs}
+    used = (one for base in config.bases for one in base.checkpoints if one.name in starts)
+    paths = dict.fromkeys([config.tokenizer or "", *(one.path for one in used)])
+    vocabularies = {}
+    for path in paths if len(paths) > 1 else ():
         try:
-            its = tokens.load_tokenizer(path).get_vocab()
-        except BootstrapError:  # it comes without one, or is not there, which its runs say
-            continue
+            vocabularies[path] = tokens.load_tokenizer(path).get_vocab()
+        except BootstrapError as error:
+            say(f"Whether the bases read the study's tokens is not checked with {path}: {error}")
+    own = vocabularies.pop(config.tokenizer or "", {})
+    for path, its in vocabularies.items():
         if other := next((entry for entry, number in own.items() if its.get(entry) != number), None):
             raise StudyError(
                 f"The base {path} was trained on the tokens of another tokenizer than {config.tokenizer}: {other!r} is "
@@ -184,12 +197,7 @@ def missing_starts(specs: Sequence[RunSpec], folder: Path) -> str:
 
     A name on the Hub is looked up by the run itself.
     """
-    starts = Counter(
-        spec.start
-        for spec in specs
-        if spec.start and spec.start.startswith("/")
-        if not (folder / "runs" / spec.run_id / "done.json").exists()
-    )
+    starts = Counter(spec.start for spec in to_do(specs, folder) if spec.start and spec.start.startswith("/"))
     gone = sorted(start for start in starts if not (Path(start) / "config.json").exists())
     if not gone:
         return ""
@@ -200,26 +208,19 @@ def missing_starts(specs: Sequence[RunSpec], folder: Path) -> str:
 
 
 def check_room(specs: Sequence[RunSpec], folder: Path) -> None:
-    """Refuse a study whose checkpoints do not fit on the disk: those that stay, and those of the largest stage.
+    """Refuse a study whose checkpoints do not fit on the disk: long lines of runs go first, so most are there at once.
 
     Raises:
         StudyError: with the bytes needed and free.
     """
     import shutil
 
-    missing = {spec.run_id for spec in specs if not (folder / "runs" / spec.run_id / "done.json").exists()}
-    lasting = Counter(start.partition("/")[0] for start in lasting_checkpoints(specs))
-    stay, on_the_way = 0.0, 0.0
-    for run_id, (spec, shape) in shapes(specs).items():
-        if run_id in missing and spec.checkpoints:
-            bytes_of_all = checkpoint_bytes(spec, shape) or 0
-            share = min(lasting[run_id] / len(spec.checkpoints), 1.0)
-            stay, on_the_way = stay + share * bytes_of_all, max(on_the_way, (1 - share) * bytes_of_all)
-    needed = int(stay + on_the_way)
+    missing = {spec.run_id for spec in to_do(specs, folder)}
+    needed = sum(checkpoint_bytes(spec, shape) for run_id, (spec, shape) in shapes(specs).items() if run_id in missing)
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise StudyError(
-            f"The checkpoints of the {len(missing)} runs to do take {format_bytes(needed)} and {folder} has "
+            f"The checkpoints of the {len(missing)} runs to do may take {format_bytes(needed)} and {folder} has "
             f"{format_bytes(free)} free. Free some space, or take fewer marks."
         )
 

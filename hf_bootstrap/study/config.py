@@ -4,7 +4,6 @@ Loads without torch. Which runs it takes is worked out in `runs`, what they cost
 text ready.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,13 +14,11 @@ from ..growth.config import GrowthConfig
 from ..records import OPTIMIZERS
 from ..sealing import canonical_json
 from .grid import Checkpoint
-from .possible import check_possible
+from .possible import check_marks, check_names, check_possible
 from .reading import json_schema, load_yaml, plain_fields, read_fields
 
 __all__ = ["BaseConfig", "LoraConfig", "MethodConfig", "StudyConfig", "TextConfig", "TrainingConfig"]
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,60}")
-_TAKEN = ("scratch", "other-rates", "versions", "request")
 _SOURCES = ("documentation", "python-code")
 
 
@@ -142,7 +139,10 @@ class MethodConfig:
     replay_ratio: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be a method."""
+        """Refuse what cannot be a method; one name of a model is a list of one."""
+        if not isinstance(self.scratch, tuple):
+            one = self.scratch
+            object.__setattr__(self, "scratch", () if one is None else (one,) if isinstance(one, str) else tuple(one))
         where = f"method {self.name!r}"
         if not self.tokens:
             raise StudyError(f"{where} has no tokens; a method needs at least one D2 mark.")
@@ -260,51 +260,14 @@ class StudyConfig:
             )
         if self.held_out_characters < 1:
             raise StudyError("held_out_characters is 0, so no loss could be measured. Hold out 100,000 or so.")
-        self._check_names()
-        self._check_marks()
+        check_names(self)
+        check_marks(self)
         for name, fields in self.models.items():
             if not isinstance(fields, Mapping):
                 raise StudyError(f"model {name!r} is {fields!r}; it must be a mapping, the config of a model.")
         for name in self.models:
             self.model(name)
         check_possible(self)
-
-    def _check_names(self) -> None:
-        texts = [*(base.text for base in self.bases), *self.eval_texts]
-        texts += [text for method in self.methods for text in (method.text, method.replay_text) if text]
-        models = [base.model for base in self.bases] + [name for method in self.methods for name in method.scratch]
-        for what, names, known in (("text", texts, self.texts), ("model", models, self.models)):
-            for name in names:
-                if name is not None and name not in known:
-                    raise StudyError(f"there is no {what} {name!r}. {did_you_mean(name, known)}")
-        for name in (self.name, *self.texts, *(method.name for method in self.methods)):
-            # Names become parts of file names.
-            if not _NAME.fullmatch(name) or name in _TAKEN:
-                raise StudyError(
-                    f"{name!r} cannot be a name: it becomes part of a file's name. Use letters, digits, and . _ + - "
-                    f"inside; {' and '.join(_TAKEN)} are taken."
-                )
-        twice = {m.name for m in self.methods if [n.name for n in self.methods].count(m.name) > 1}
-        if twice:
-            raise StudyError(f"methods {sorted(twice)} are given twice; a law is fitted by name. Rename one.")
-
-    def _check_marks(self) -> None:
-        for base in self.bases:
-            if not all(count > 0 for count in (*base.tokens, *(checkpoint.tokens for checkpoint in base.checkpoints))):
-                raise StudyError("a base has 0 tokens; a model from scratch is the scratch: of a method, not a base.")
-        marks = {count for base in self.bases for count in base.tokens}
-        marks |= {checkpoint.tokens for base in self.bases for checkpoint in base.checkpoints}
-        for method in self.methods:
-            if len(method.scratch) not in (0, 1, len(self.bases)):
-                raise StudyError(
-                    f"method {method.name!r} has {len(method.scratch)} models in scratch, and the study has "
-                    f"{len(self.bases)} bases. Give one for all, or one for each in the order of bases."
-                )
-            for what, asked, known in (("base_tokens", method.base_tokens, marks), ("seeds", method.seeds, self.seeds)):
-                if extra := sorted(set(asked) - set(known)):
-                    raise StudyError(
-                        f"method {method.name!r} has {what} {extra}, which the study has not. Known: {known}"
-                    )
 
     def model(self, name: str) -> dict[str, Any]:
         """A model's config with the fields of the one it is `like`.
@@ -379,7 +342,8 @@ class StudyConfig:
 
         def found(path: str) -> str:
             inside = folder / path
-            return str(inside.resolve()) if path.startswith(".") or inside.is_dir() else path
+            holds = any((inside / name).exists() for name in ("config.json", "tokenizer.json"))
+            return str(inside.resolve()) if path.startswith(".") or holds else path
 
         bases = [
             replace(base, checkpoints=tuple(replace(one, path=found(one.path)) for one in base.checkpoints))

@@ -73,12 +73,13 @@ def with_method(config: StudyConfig, method: MethodConfig, **changes: Any) -> St
     return replace(config, methods=tuple(changed if other is method else other for other in config.methods))
 
 
-def with_bases(config: StudyConfig, marks: Sequence[int]) -> StudyConfig:
-    """The study with further D1 marks of the bases trained here, and as much more text reserved for them."""
+def with_bases(config: StudyConfig, model: str, marks: Sequence[int]) -> StudyConfig:
+    """The study with further D1 marks of a model's bases, and as much more text reserved for them."""
     bases = []
     for base in config.bases:
         reserve = None if base.reserve_tokens is None else max(base.reserve_tokens, *marks)
-        bases.append(replace(base, tokens=(*base.tokens, *marks), reserve_tokens=reserve) if base.tokens else base)
+        larger = replace(base, tokens=(*base.tokens, *marks), reserve_tokens=reserve) if base.model == model else base
+        bases.append(larger)
     return replace(config, bases=tuple(bases))
 
 

@@ -264,12 +264,14 @@ def _different(layouts: Sequence[Layout]) -> list[Layout]:
 
 def _with_layout(config: StudyConfig, method: MethodConfig, layout: Layout) -> StudyConfig:
     base = config.bases[0]
+    fresh = config.scratch_of(method, base)
+    chosen = replace(method, tokens=layout.tokens, base_tokens=(), seeds=(), scratch_tokens=())
     reserve = None if base.reserve_tokens is None else max(base.reserve_tokens, layout.base_tokens[-1])
     seeds = list(config.seeds)[: layout.seeds]
     seeds += range(max(config.seeds) + 1, max(config.seeds) + 1 + layout.seeds - len(seeds))
     return replace(
         config,
         bases=(replace(base, tokens=layout.base_tokens, reserve_tokens=reserve),),
-        methods=(replace(method, tokens=layout.tokens, base_tokens=(), seeds=(), scratch_tokens=()),),
+        methods=(replace(chosen, scratch=() if fresh is None else (fresh,)),),
         seeds=tuple(seeds),
     )

@@ -150,19 +150,20 @@ def _hf_jobs(name: str, folder: Path, layers: Sequence[Sequence[str]], accelerat
         f"# Study {name} on Hugging Face Jobs. The jobs find the study's folder in a bucket of yours. Set:",
         "#   BUCKET=you/name  made by `hf buckets create name` and filled by",
         f"#                    hf buckets sync {place} hf://buckets/$BUCKET",
-        f"#   INSTALL=...      what pip installs: hf_bootstrap=={__version__} if left out, or the address of a wheel",
+        f"#   INSTALL=...      what pip installs: hf_bootstrap=={__version__}, or the address of a wheel",
         "#   TIMEOUT=24h      of a job",
-        "#   IMAGE=...        with Python and torch",
+        "#   IMAGE=...        with Python 3.11 or later; python:3.12 if left out",
         "#   HF_JOBS_OPTIONS  more options of `hf jobs run`, such as --namespace",
         "# A level must have ended before the next begins: bash this-file 0, then 1, and so on. Bring points back by",
         f"#                    hf buckets sync hf://buckets/$BUCKET {place}",
         "set -euo pipefail",
         ': "${BUCKET:?set BUCKET=you/name, the bucket that holds the folder of the study; see the top of this file}"',
+        ': "${INSTALL:?set INSTALL, what pip installs in the jobs; see the top of this file}"',
         "start() {",
         f'  hf jobs run --detach --flavor {accelerator} --timeout "${{TIMEOUT:-24h}}" \\',
         f'    --volume "hf://buckets/$BUCKET:"{place} ${{HF_JOBS_OPTIONS:-}} \\',
-        '    "${IMAGE:-huggingface/transformers-pytorch-gpu}" \\',
-        f'    bash -c {shlex.quote(work)} job "${{INSTALL:-hf_bootstrap=={__version__}}}" "$1"',
+        '    "${IMAGE:-python:3.12}" \\',
+        f'    bash -c {shlex.quote(work)} job "$INSTALL" "$1"',
         "}",
         'case "${1:-0}" in',
     ]
@@ -174,9 +175,9 @@ def _hf_jobs(name: str, folder: Path, layers: Sequence[Sequence[str]], accelerat
 def _skypilot(name: str, folder: Path, layers: Sequence[Sequence[str]], accelerator: str) -> str:
     """One YAML pipeline: a task for each level, which works through its runs."""
     head = (
-        f"# Study {name} on SkyPilot: sky jobs launch --env BUCKET=a-name-of-yours FILE\n"
+        f"# Study {name} on SkyPilot: sky jobs launch --env BUCKET=a-name-of-yours --env INSTALL=... FILE\n"
         "# BUCKET is made and filled with the study's folder when it is launched; the levels share it. Afterwards the\n"
-        "# points are in it: copy it back over the folder. INSTALL is what pip installs, also the address of a wheel.\n"
+        "# points are in it: copy it back over the folder.\n"
         "# A level whose runs did not all end well fails when the rest of it is done, and ends the pipeline.\n"
         "# What failed is named by `hf-bootstrap study status`; emitting again gives what is missing.\n"
     )
@@ -189,7 +190,7 @@ def _skypilot(name: str, folder: Path, layers: Sequence[Sequence[str]], accelera
             "  use_spot: true",
             "envs:",
             "  BUCKET: null  # must be given: names of buckets are unique in their cloud",
-            f"  INSTALL: {json.dumps(f'hf_bootstrap=={__version__}')}",
+            f"  INSTALL: null  # must be given: hf_bootstrap=={__version__}, or the address of a wheel",
             "file_mounts:",
             f"  {json.dumps(str(folder))}:",
             '    name: "${BUCKET}"',

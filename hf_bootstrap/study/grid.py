@@ -235,7 +235,9 @@ class Grid:
             marks = method.scratch_tokens or method.tokens
             yield from self._stage({**facts, **unseen, "model": method.scratch}, marks, known).runs
         # Bases trained here are at whole steps; those from elsewhere where they are.
-        chosen = {*method.base_tokens, *(step * self.batch_tokens for step in self._steps(method.base_tokens))}
+        # Marks of a trunk were rounded down to whole steps; a checkpoint from elsewhere is where it is.
+        rounded = {step * self.batch_tokens for step in self._steps(method.base_tokens)}
+        chosen = set(method.base_tokens) if self.bases else rounded
         wanted = [o for o in origins if method.from_base and (not chosen or o["base_tokens"] in chosen)]
         for origin, peak in itertools.product(wanted, method.peak_lrs or (self.peak_lr,)):
             facts = self._facts(method.corpus, seed, method.name, peak, self._rewarm_steps(method))

@@ -3,6 +3,7 @@
 Only what the file states is judged, since what it leaves out has defaults that transformers alone knows. Without torch.
 """
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,10 @@ from .sizes import SIZE_NAMES, stated_size
 if TYPE_CHECKING:
     from .config import BaseConfig, MethodConfig, StudyConfig
 
-__all__ = ["check_possible"]
+__all__ = ["check_marks", "check_names", "check_possible"]
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,60}")
+_TAKEN = ("scratch", "other-rates", "versions", "request")
 # 256 bytes and the end-of-text token.
 _SMALLEST_VOCABULARY = 257
 _ATTENTION = (
@@ -24,6 +27,45 @@ _ATTENTION = (
 # transformers refuses these where heads do not divide the hidden size, head_dim or not; in others heads have a width of
 # their own.
 _DIVIDED = ("gpt2", "gpt_neox", "llama", "opt")
+
+
+def check_names(config: "StudyConfig") -> None:
+    """Refuse names that lead nowhere, that no file could have, or that stand twice."""
+    texts = [*(base.text for base in config.bases), *config.eval_texts]
+    texts += [text for method in config.methods for text in (method.text, method.replay_text) if text]
+    models = [base.model for base in config.bases] + [name for method in config.methods for name in method.scratch]
+    for what, names, known in (("text", texts, config.texts), ("model", models, config.models)):
+        for name in names:
+            if name is not None and name not in known:
+                raise StudyError(f"there is no {what} {name!r}. {did_you_mean(name, known)}")
+    for name in (config.name, *config.texts, *(method.name for method in config.methods)):
+        # Names become parts of file names.
+        if not _NAME.fullmatch(name) or name in _TAKEN:
+            raise StudyError(
+                f"{name!r} cannot be a name: it becomes part of a file's name. Use letters, digits, and . _ + - "
+                f"inside; {' and '.join(_TAKEN)} are taken."
+            )
+    twice = {m.name for m in config.methods if [n.name for n in config.methods].count(m.name) > 1}
+    if twice:
+        raise StudyError(f"methods {sorted(twice)} are given twice; a law is fitted by name. Rename one.")
+
+
+def check_marks(config: "StudyConfig") -> None:
+    """Refuse marks, seeds and models from scratch that do not go with the bases."""
+    for base in config.bases:
+        if not all(count > 0 for count in (*base.tokens, *(checkpoint.tokens for checkpoint in base.checkpoints))):
+            raise StudyError("a base has 0 tokens; a model from scratch is the scratch: of a method, not a base.")
+    marks = {count for base in config.bases for count in base.tokens}
+    marks |= {checkpoint.tokens for base in config.bases for checkpoint in base.checkpoints}
+    for method in config.methods:
+        if len(method.scratch) not in (0, 1, len(config.bases)):
+            raise StudyError(
+                f"method {method.name!r} has {len(method.scratch)} models in scratch, and the study has "
+                f"{len(config.bases)} bases. Give one for all, or one for each in the order of bases."
+            )
+        for what, asked, known in (("base_tokens", method.base_tokens, marks), ("seeds", method.seeds, config.seeds)):
+            if extra := sorted(set(asked) - set(known)):
+                raise StudyError(f"method {method.name!r} has {what} {extra}, which the study has not. Known: {known}")
 
 
 def check_possible(config: "StudyConfig") -> None:
@@ -64,6 +106,13 @@ def _check_elsewhere(config: "StudyConfig") -> None:
             "bases trained elsewhere read the tokens of their own tokenizer, and vocab_size trains another. Give "
             "tokenizer, a folder or the name that the bases have on the Hub, in its place."
         )
+    for one in elsewhere:
+        is_folder = one.path.startswith(("/", "."))
+        if one.revision is not None and (is_folder or not one.revision):
+            raise StudyError(
+                f"checkpoint {one.path!r} has revision {one.revision!r}; only names on the Hub have them, and none is "
+                "empty. Leave it out."
+            )
     for name, revision in {(one.path, one.revision) for one in elsewhere}:
         marks = sorted({one.tokens for one in elsewhere if (one.path, one.revision) == (name, revision)})
         if len(marks) > 1:
@@ -80,7 +129,8 @@ def _check_model(name: str, model: Mapping[str, Any], vocabulary: int | None, le
         )
     for key in sorted(SIZE_NAMES & model.keys()):
         size = model[key]
-        if size is not None and not (type(size) is int and size > 0):
+        # A list has one for each layer; what such a model needs, transformers knows.
+        if not (size is None or isinstance(size, list) or (type(size) is int and size > 0)):
             raise StudyError(f"model {name!r} has {key} {size!r}; it must be a whole number above 0. Correct it.")
     rows, positions = stated_size(model, "vocab_size"), stated_size(model, "max_position_embeddings")
     if rows is not None and vocabulary is not None and rows < vocabulary:

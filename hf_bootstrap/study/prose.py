@@ -215,8 +215,12 @@ def seed_words(seeds: SeedSpread) -> str:
 def limits(points: Sequence[ScalingPoint]) -> list[str]:
     """What the design of these points leaves open; a sentence each."""
     second = [point for point in points if point.base_tokens and point.phase == "end" and point.tokens]
-    trunks = {point.base_run_id for point in second}
-    bases = {point.base_checkpoint_id for point in second}
+    sizes: dict[int | None, list[ScalingPoint]] = {}
+    for point in second:
+        sizes.setdefault(point.n_params_base or point.n_params_non_embedding, []).append(point)
+    # Each size has a law of its own, which rests on its own bases.
+    trunks = min(({point.base_run_id for point in part} for part in sizes.values()), key=len, default=set())
+    bases = min(({point.base_checkpoint_id for point in part} for part in sizes.values()), key=len, default=set())
     marks = {method: _marks(second, method) for method in dict.fromkeys(point.method for point in second)}
     seeds = {point.seed for point in points}
     rates = {point.peak_lr for point in points if point.peak_lr is not None}

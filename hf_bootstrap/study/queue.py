@@ -5,7 +5,7 @@ All of it is read from the files of the runs; starting and watching processes is
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import StudyError
@@ -14,22 +14,7 @@ from ..store import COMPLETE, RunFolder
 from .costs import chain_costs, costs, own_tokens
 from .grid import start_run_id
 
-__all__ = ["Queue", "lasting_checkpoints"]
-
-
-def lasting_checkpoints(specs: Iterable[RunSpec]) -> set[str]:
-    """The checkpoints that stay when all runs are done, as `start` names them.
-
-    Models that a new stage starts from, the bases, and the last checkpoint of every run at constant rate, from which
-    the stage can be prolonged.
-    """
-    specs = list(specs)
-    bases = {spec.start for spec in specs if spec.start and not spec.resume}
-    return bases | {
-        f"{spec.run_id}/checkpoint-{max(spec.checkpoints) // spec.batch_tokens}"
-        for spec in specs
-        if spec.checkpoints and not spec.decay_tokens
-    }
+__all__ = ["Queue"]
 
 
 class Queue:
@@ -91,12 +76,21 @@ class Queue:
         return done / total if total else 1.0
 
     def tidy(self) -> None:
-        """Remove each checkpoint that only decays resumed, once they and the run that wrote it are done."""
-        needed = lasting_checkpoints(self.specs.values())
-        needed |= {str(spec.start) for run_id, spec in self.specs.items() if not self.folders[run_id].is_done()}
+        """Remove each checkpoint that only decays resumed, once they and the run that wrote it are done.
+
+        Models that a new stage started from, the bases, stay; so does the last checkpoint of every run at constant
+        rate, from which the stage can be prolonged.
+        """
+        last = {
+            f"{run_id}/checkpoint-{max(spec.checkpoints) // spec.batch_tokens}"
+            for run_id, spec in self.specs.items()
+            if spec.checkpoints and not spec.decay_tokens
+        }
+        needed = {spec.start for spec in self.specs.values() if not spec.resume}
+        needed |= {spec.start for run_id, spec in self.specs.items() if not self.folders[run_id].is_done()}
         for spec in self.specs.values():
             writer = self._start_of(spec)
-            if spec.start not in needed and writer is not None and self.folders[writer].is_done():
+            if spec.start not in needed | last and writer is not None and self.folders[writer].is_done():
                 checkpoint = self.study / "runs" / str(spec.start)
                 # Without its marker it is no checkpoint, so a kill in between leaves none half there.
                 (checkpoint / COMPLETE).unlink(missing_ok=True)

@@ -25,7 +25,7 @@ _DEEPEST = 50
 
 
 def load_yaml(path: str | Path) -> Any:
-    """The plain values of a YAML (or JSON) file. Nothing in it is ever run: tags are refused.
+    """The plain values of a YAML (or JSON) file. Nothing in it is ever run: tags are refused, the harmless ones too.
 
     Raises:
         StudyError: no such file, or not YAML; or what takes time or memory without bound (aliases of aliases, lists
@@ -40,15 +40,15 @@ def load_yaml(path: str | Path) -> Any:
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if isinstance(event, yaml.AliasEvent):
                 raise StudyError(f"{path} uses YAML aliases (*name). Write the values out, or use like: in models.")
+            if tag := getattr(event, "tag", None):
+                raise StudyError(f"{path} has the tag {tag}, and nothing in a study is run. Write plain values.")
             if depth > _DEEPEST:
                 raise StudyError(f"{path} is nested deeper than {_DEEPEST} levels, so it is no study. Check the path.")
         _refuse_twice(yaml.compose(text, Loader=yaml.SafeLoader), path)
         return yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:
         raise StudyError(f"{path} cannot be read: {error}. Check the path.") from error
-    except yaml.constructor.ConstructorError as error:
-        raise StudyError(f"{path} has a tag, and nothing in a study is run: {error}. Write plain values.") from error
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise StudyError(f"{path} is not YAML: {error}. Correct the file.") from error
 
 
@@ -56,15 +56,15 @@ def _refuse_twice(node: Any, path: str | Path) -> None:
     """Stop at a mapping that has a key twice, which YAML would resolve in silence."""
     if node is None or isinstance(node.value, str):
         return
-    keys: dict[str, int] = {}
+    keys: dict[tuple[str, str], int] = {}
     for item in node.value:
         parts = item if isinstance(item, tuple) else (item,)
         for part in parts:
             _refuse_twice(part, path)
         if len(parts) == 2 and isinstance(parts[0].value, str):
-            key, line = parts[0].value, parts[0].start_mark.line + 1
+            key, line = (parts[0].tag, parts[0].value), parts[0].start_mark.line + 1
             if key in keys:
-                raise StudyError(f"{path} has the key {key!r} twice, in lines {keys[key]} and {line}. Remove one.")
+                raise StudyError(f"{path} has the key {key[1]!r} twice, in lines {keys[key]} and {line}. Remove one.")
             keys[key] = line
 
 
@@ -189,7 +189,7 @@ def _schema(hint: Any) -> dict[str, Any]:
     if dataclasses.is_dataclass(hint):
         return _object_schema(hint)  # type: ignore[arg-type]
     if origin is tuple:
-        return {"anyOf": [{"type": "array", "items": _schema(args[0])}, _schema(args[0])]}
+        return {"anyOf": [{"type": "array", "items": _schema(args[0])}, _schema(args[0]), {"type": "null"}]}
     if origin is Mapping:
         return {"type": "object", "additionalProperties": _schema(args[1])}
     plain: dict[Any, dict[str, Any]] = {

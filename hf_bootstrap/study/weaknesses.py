@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..errors import StudyError
 from ..units import format_count
 from .config import MethodConfig, StudyConfig
 from .cures import DECADES, LEVELS, STEPS, Pricing, decades, marks_at_hand, new_marks, suffice, with_bases, with_method
@@ -58,17 +59,22 @@ def find_weaknesses(config: StudyConfig) -> Iterator[Weakness]:
 
 
 def _about_marks(config: StudyConfig, method: MethodConfig, price: Pricing) -> Iterator[Weakness]:
-    own, at_hand = list(_by_level(config, method.tokens)), _base_levels(config)
-    bases = [level for level, mark in at_hand.items() if not method.base_tokens or mark in method.base_tokens]
+    own, of_all = list(_by_level(config, method.tokens)), set[int]()
     if not suffice(own):
         marks, tokens = _more_tokens(config, method, own, price)
         problem = f"{_lacking('D2', own)}: its exponent and its floor cannot be told apart."
         yield Weakness(method=method.name, problem=problem, cure=f"Add D2 = {_words(marks)}", tokens=tokens)
-    if not suffice(bases):
-        cure, more = _more_bases(config, method, bases, at_hand, price)
-        problem = f"{_lacking('D1', bases)}: how it bends the exponent is a guess."
-        yield Weakness(method=method.name, problem=problem, cure=cure, tokens=more)
-    if len(own) == len(bases) == 1:
+    models = dict.fromkeys(base.model for base in config.bases)
+    for model in models:  # each size has a law of its own
+        at_hand = _base_levels(config, model)
+        bases = [level for level, mark in at_hand.items() if not method.base_tokens or mark in method.base_tokens]
+        of_all.update(bases)
+        if bases and not suffice(bases):
+            cure, more = _more_bases(config, method, model, bases, price)
+            of_model = f" of {model or 'checkpoints'}" if len(models) > 1 else ""
+            problem = f"{_lacking(f'D1{of_model}', bases)}: how it bends the exponent is a guess."
+            yield Weakness(method=method.name, problem=problem, cure=cure, tokens=more)
+    if len(own) == len(of_all) == 1:
         marks, tokens = _more_tokens(config, method, own, price)
         yield Weakness(
             method=method.name,
@@ -87,18 +93,19 @@ def _more_tokens(
 
 
 def _more_bases(
-    config: StudyConfig, method: MethodConfig, bases: Sequence[int], at_hand: Mapping[int, int], price: Pricing
+    config: StudyConfig, method: MethodConfig, model: str | None, bases: Sequence[int], price: Pricing
 ) -> tuple[str, int | None]:
-    """The cheapest further D1 in words, and their price: of bases that the study has anyway, or new ones as well."""
+    """The cheapest further D1 of a model in words, and their price: of bases the study has, or new ones as well."""
+    at_hand = _base_levels(config, model)
     others = [level for level in at_hand if level not in bases]
     if found := marks_at_hand(bases, others):
         chosen = (*method.base_tokens, *(at_hand[level] for level in found))
         return f"Add D1 = {_words(found)}, which the study has", price(with_method(config, method, base_tokens=chosen))
-    if not any(base.tokens for base in config.bases):
+    if model is None:
         return f"Add checkpoints until there are {LEVELS} levels over a decade", None
     studies = {}
     for marks in new_marks(list(at_hand), _batch(config)):
-        larger = with_bases(config, marks)
+        larger = with_bases(config, model, marks)
         # All its marks by name would be all of them, so the method takes every base.
         studies[marks] = with_method(larger, method, base_tokens=()) if method.base_tokens else larger
     new, tokens = _cheapest(studies, price)
@@ -150,15 +157,22 @@ def _about_scratch(config: StudyConfig, method: MethodConfig, price: Pricing) ->
             )
             return
     if method.from_base and not _has_rows(config, method, set(sizes)):
-        unknown = {name: {"model_type": "unknown"} for name in models if name not in config.models}
-        larger = replace(config, models={**config.models, **unknown})
         yield Weakness(
             method=method.name,
             problem="no rows with D1 = 0: nobody can say when training from scratch is better, and total tokens is "
             "not tested where it says most.",
             cure=f"Add scratch: {told}",
-            tokens=price(with_method(larger, method, scratch=models)),
+            tokens=_price_of_scratch(config, method, models, price),
         )
+
+
+def _price_of_scratch(config: StudyConfig, method: MethodConfig, models: tuple[str, ...], price: Pricing) -> int | None:
+    """What models from scratch would train; None where the study could not have them."""
+    unknown = {name: {"model_type": "unknown"} for name in models if name not in config.models}
+    try:
+        return price(with_method(replace(config, models={**config.models, **unknown}), method, scratch=models))
+    except StudyError:  # a model of the right size that no run could train, such as one of too few positions
+        return None
 
 
 def _models_of_size(config: StudyConfig, method: MethodConfig) -> tuple[str, ...]:
@@ -250,10 +264,11 @@ def _by_level(config: StudyConfig, marks: Sequence[int]) -> dict[int, int]:
     return {max(mark // batch, 1) * batch: mark for mark in sorted(marks)}
 
 
-def _base_levels(config: StudyConfig) -> dict[int, int]:
-    """D1 of all bases by level, rising: whole steps where they are trained here."""
-    here = _by_level(config, [count for base in config.bases for count in base.tokens])
-    elsewhere = {checkpoint.tokens: checkpoint.tokens for base in config.bases for checkpoint in base.checkpoints}
+def _base_levels(config: StudyConfig, model: str | None) -> dict[int, int]:
+    """D1 of a model's bases (None: those trained elsewhere) by level, rising: whole steps if they are trained here."""
+    bases = [base for base in config.bases if base.model == model]
+    here = _by_level(config, [count for base in bases for count in base.tokens])
+    elsewhere = {checkpoint.tokens: checkpoint.tokens for base in bases for checkpoint in base.checkpoints}
     return dict(sorted({**here, **elsewhere}.items()))
 
 

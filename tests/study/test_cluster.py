@@ -22,7 +22,7 @@ from hf_bootstrap.study.status import read_status
 from .conftest import make_tiny_grid
 from .fake_runs import fake_run_command, loss_of
 from .fake_slurm import ROOT
-from .test_run import alive, begun, ended, wait_until
+from .test_run import alive, begun, ended, lives, wait_until
 
 
 def test_a_study_runs_as_jobs_of_submitit(tiny_grid, tmp_path, monkeypatch):
@@ -211,3 +211,11 @@ def test_a_cluster_that_does_not_answer_gets_no_second_job(tiny_grid, tmp_path, 
 def test_an_unknown_executor_is_refused(tmp_path):
     with pytest.raises(StudyError, match="no executor 'slum'"):
         JobWindow(tmp_path, ["true"], 1, "slum")
+
+
+def test_what_a_command_left_running_when_it_died_ends_with_its_job(tiny_grid, tmp_path):
+    run = RunFolder.create(tmp_path, tiny_grid.specs()[0])
+    left = run.path / "left.pid"
+    with pytest.raises(StudyError, match="exit code 143"):
+        RunJob(run.path, ["bash", "-c", f"sleep 60 & echo $! > {left}; exit 143"])()
+    wait_until(lambda: not lives(int(left.read_text())))

@@ -142,7 +142,10 @@ def test_what_a_run_could_be_is_not_refused(path, value):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("!!python/object/apply:os.system ['touch canary']", "has a tag, and nothing in a study is run"),
+        ("!!python/object/apply:os.system ['touch canary']", "has the tag .*os.system, and nothing in a study is run"),
+        ("name: !!str 1\n", "has the tag tag:yaml.org,2002:str"),
+        ("seeds: 0b_\n", "is not YAML"),
+        ("name: {{ name }}\n", "is not YAML"),
         ("name: a\nseeds: 1\nname: b\n", "the key 'name' twice, in lines 1 and 3"),
         ("a: [1\n", "not YAML"),
         ("[1, 2]", "must be a mapping"),
@@ -275,6 +278,10 @@ def test_checkpoints_of_one_training_may_be_revisions_of_one_name():
     early, late = ({"path": "org/model", "tokens": count} for count in ("1B", "2B"))
     with pytest.raises(StudyError, match="'org/model' is given with 1,000,000,000 and 2,000,000,000 tokens"):
         StudyConfig.from_dict(record | {"bases": [{"text": "docs", "checkpoints": [early, late]}]})
+    for path, revision in (("./here", "main"), ("/abs", "main"), ("org/model", "")):
+        wrong = {"path": path, "tokens": "1B", "revision": revision}
+        with pytest.raises(StudyError, match="only names on the Hub have them"):
+            StudyConfig.from_dict(record | {"bases": [{"text": "docs", "checkpoints": [wrong]}]})
     early["revision"], late["revision"] = "step1000", "step2000"
     specs = study_runs(
         StudyConfig.from_dict(record | {"bases": [{"text": "docs", "checkpoints": [early, late]}]}), DEMO_FACTS
@@ -288,6 +295,8 @@ def test_checkpoints_of_one_training_may_be_revisions_of_one_name():
 def test_bases_beside_the_file_are_found_from_anywhere(tmp_path):
     record = demo_study_record() | {"tokenizer": "./words", "vocab_size": None, "methods": []}
     (tmp_path / "models" / "mine").mkdir(parents=True)
+    (tmp_path / "models" / "mine" / "config.json").write_text("{}")
+    (tmp_path / "org" / "model").mkdir(parents=True)  # no model is in it, so the name is one on the Hub
     paths = ("models/mine", "./later", "org/model", "/abs/model")
     checkpoints = [{"path": path, "tokens": 1000 * (number + 1)} for number, path in enumerate(paths)]
     record["bases"] = [{"text": "docs", "checkpoints": checkpoints}]
@@ -325,6 +334,5 @@ def test_an_editor_that_checks_the_schema_agrees_with_the_code():
         ("methods.0.tokens", {}),
         ("training.peak_lr", [1]),
         ("texts", []),
-        ("bases", None),
     ):
         assert not schema.is_valid(changed(path, value)), path

@@ -206,7 +206,15 @@ def test_a_base_that_is_not_there_is_named_at_once_and_again_when_all_the_rest_i
 def test_a_base_that_reads_other_tokens_is_refused_before_anything_starts(corpora, tmp_path):
     with pytest.raises(StudyError, match=r"The base org/other was trained .* 'a' is 0 here and 1 there"):
         make_ready(elsewhere("org/other"), tmp_path, Characters(), corpora=corpora, say=lambda text: None)
-    assert not (tmp_path / "text.json").exists()
+    assert not (tmp_path / "runs").exists()
+    done = elsewhere("org/on-the-hub")
+    said = []
+    specs = make_ready(done, tmp_path, Characters(), corpora=corpora, say=said.append)
+    run(specs, tmp_path)
+    assert not any("not checked" in words for words in said)
+    offline = Characters()
+    offline.load_tokenizer = lambda path: (_ for _ in ()).throw(DataError("no way to the Hub"))
+    assert make_ready(done, tmp_path, offline, corpora=corpora, say=said.append) == specs  # done, so not asked
 
 
 def test_files_that_are_not_there_or_no_text_are_named(corpora, tmp_path):
@@ -242,7 +250,7 @@ def test_too_little_disk_is_refused_with_the_numbers(tiny_grid, tmp_path, monkey
     check_room(specs, tmp_path)
     check_text(specs, DEMO_FACTS | {"docs": {}, "code": {}})
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 1_000_000})())
-    with pytest.raises(StudyError, match=r"12 runs to do take .* MB and .* has 1 MB free"):
+    with pytest.raises(StudyError, match=r"12 runs to do may take .* MB and .* has 1 MB free"):
         check_room(specs, tmp_path)
 
 

@@ -15,6 +15,8 @@ from hf_bootstrap.study.config import StudyConfig
 from hf_bootstrap.study.design import propose_grid
 from hf_bootstrap.study.plan import make_plan
 
+from .conftest import demo_study_record
+
 PARAMS = {
     "A": 1.37e4, "alpha1": 0.387, "alpha2": 0.655, "alpha3": 0.0247, "E": 1.71, "A_scratch": 368.0,
     "alpha_scratch": 0.433,
@@ -154,3 +156,11 @@ def test_the_command_writes_a_study_that_is_read_again(tmp_path, law):
     assert written.methods[0].name == "continue"
     assert len(written.bases[0].tokens) >= 4
     assert (written.texts, written.training) == (demo_study().texts, demo_study().training)
+
+
+def test_a_grid_is_designed_for_the_first_of_several_bases(law):
+    record = demo_study_record()
+    record["bases"].append({**record["bases"][0], "model": "deep"})
+    record["methods"] = [{**record["methods"][0], "scratch": ["small", "deep"]}]
+    proposal = propose_grid(StudyConfig.from_dict(record), law, Aim(kind="alpha3"), budget_flops=4e13, draws=9)
+    assert proposal.study.methods[0].scratch == ("small",)

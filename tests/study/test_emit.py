@@ -9,7 +9,6 @@ from collections import Counter
 import pytest
 import yaml
 
-from hf_bootstrap import __version__
 from hf_bootstrap.errors import StudyError
 from hf_bootstrap.store import RunFolder
 from hf_bootstrap.study.emit import emit_jobs, levels
@@ -101,6 +100,7 @@ def test_hugging_face_jobs_get_a_flavor_the_folder_and_this_package(tiny_grid, t
     (tmp_path / "hf").write_text('#!/bin/sh\nprintf "%s\\0" "$@" END >> "$(dirname "$0")/calls"\n')
     (tmp_path / "hf").chmod(0o755)
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "BUCKET": "me/tiny"}
+    environment["INSTALL"] = "hf_bootstrap.whl"
     script = emit_jobs("tiny", specs, study, "hf-jobs", "a100-large")
     count = len(levels(specs, study))
     for level in range(count + 1):
@@ -115,14 +115,14 @@ def test_hugging_face_jobs_get_a_flavor_the_folder_and_this_package(tiny_grid, t
         assert given == {
             "--flavor": "a100-large", "--timeout": "24h", "--volume": f"hf://buckets/me/tiny:{study}"
         }  # fmt: skip
-        assert call[9:12] == ["huggingface/transformers-pytorch-gpu", "bash", "-c"]
-        assert call[-2] == f"hf_bootstrap=={__version__}"
+        assert call[9:12] == ["python:3.12", "bash", "-c"]
+        assert call[-2] == "hf_bootstrap.whl"
         # The job's own command, tried with a pip and an accelerate that only tell what they get.
         said = subprocess.run(
             ["bash", "-c", fakes + call[12], *call[13:]], check=False, capture_output=True, text=True,
         ).stdout  # fmt: skip
         assert said.splitlines() == [
-            f"pip install --quiet hf_bootstrap=={__version__}",
+            "pip install --quiet hf_bootstrap.whl",
             f"accelerate launch -m hf_bootstrap.cli run {call[-1]}",
         ]
 
@@ -145,7 +145,7 @@ def test_a_skypilot_task_asks_for_its_gpu_installs_this_package_and_mounts_the_s
         assert task["name"] == f"level-{number}"
         assert task["resources"] == {"accelerators": "H100:8", "use_spot": True}
         # SkyPilot refuses to start with a variable that is null and not given.
-        assert task["envs"] == {"BUCKET": None, "INSTALL": f"hf_bootstrap=={__version__}"}
+        assert task["envs"] == {"BUCKET": None, "INSTALL": None}
         assert task["file_mounts"] == {
             str(study): {"name": "${BUCKET}", "source": str(study), "mode": "MOUNT_CACHED"}
         }  # fmt: skip

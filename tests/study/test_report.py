@@ -267,3 +267,24 @@ def test_sizes_have_a_law_each_and_one_together(demo_points, tmp_path):
         "law-continue-1.61M", "law-continue-101k", "law-continue-403k"
     ]  # fmt: skip
     assert page.words.count("exponent of N") == (tmp_path / "report.md").read_text().count("exponent of N") == 1
+
+
+def test_sizes_a_hundredth_apart_are_one_and_unknown_ones_no_size(demo_points, tmp_path):
+    code = [point for point in demo_points if point.method == "continue" or point.domain == "code"]
+    near = [replace(p, n_params_non_embedding=(p.n_params_non_embedding or 0) + 100 * (p.seed or 0)) for p in code]
+    (found,) = analyse(tmp_path, near, draws=9)
+    assert (found.name, found.n_points) == ("continue", 16)
+    blind = [replace(point, n_params_non_embedding=None, run_id=f"blind-{point.run_id}") for point in code]
+    found = analyse(tmp_path, [*code, *blind], draws=9)
+    assert [finding.n_points for finding in found] == [16, 16]
+
+
+def test_what_each_size_rests_on_is_said_of_the_one_that_rests_on_least(demo_points):
+    points = [point for point in demo_points if point.method == "continue"]
+    larger = [
+        replace(
+            p, n_params_non_embedding=10**6, n_params_base=10**6, base_run_id="other", base_checkpoint_id=f"x{n % 4}"
+        )
+        for n, p in enumerate(points)
+    ]
+    assert limits([*points, *larger])[:2] == limits(points)[:2]

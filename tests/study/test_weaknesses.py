@@ -181,3 +181,20 @@ def test_bases_of_two_sizes_are_offered_a_model_from_scratch_each():
     assert only(StudyConfig.from_dict(record)).cure == "Add scratch: [small, deep]"
     record["methods"][0]["scratch"] = ["small", "deep"]
     assert not list(find_weaknesses(StudyConfig.from_dict(record)))
+
+
+def test_bases_of_each_size_need_levels_of_their_own():
+    record = study({**SOUND, "scratch": ["small"]}).to_dict()
+    record["bases"].append({**record["bases"][0], "model": "deep", "tokens": MARKS[::3]})
+    record["methods"][0]["scratch"] = ["small", "deep"]
+    found = only(StudyConfig.from_dict(record))
+    assert found.problem.startswith("2 levels of D1 of deep")
+    record["bases"][1]["tokens"] += [int(mark.replace("k", "000")) for mark in re.findall(r"\d+k", found.cure)]
+    assert not list(find_weaknesses(StudyConfig.from_dict(record)))
+
+
+def test_a_model_of_the_right_size_that_no_run_could_train_has_no_price():
+    record = study({**SOUND, "scratch": None}).to_dict()
+    record["models"] = {"short": {**record["models"]["small"], "max_position_embeddings": 64}, **record["models"]}
+    found = only(StudyConfig.from_dict(record))
+    assert (found.cure, found.tokens) == ("Add scratch: short", None)
