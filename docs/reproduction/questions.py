@@ -230,13 +230,15 @@ def lower_rows(points: Sequence[ScalingPoint], methods: Sequence[str], rate: flo
         lower = [replace(p, method=method) for p in ends(points, f"{method}-lower")]
         fixed = [p for p in ends(points, method) if p.seed == 1 and p.peak_lr == rate]
         best = best_rates([*fixed, *lower])[0]
+        fresh = [p for p in from_scratch(points, fixed[0]) if p.seed == 1 and p.peak_lr == rate]
         chosen = Counter(p.peak_lr for p in best)
         for what, cells in ((f"{rate:g}", fixed), ("the best of each cell", best)):
-            law = ScalingLaw().fit(cells)
+            law = ScalingLaw().fit([*cells, *fresh], where={"method": method})
             floor = law.params_["E"]
-            slices = slice_exponents(law.points_, floor=floor, resamples=20).exponent
+            slices = slice_exponents(Points.read(cells), floor=floor, resamples=20).exponent
             nulls = [interval((null.null_low, null.null_high)) for null in saturation_test(law, n=200).nulls]
-            remain = compare_forms(cells).confidence_set or ()
+            found = compare_forms([*cells, *fresh], where={"method": method})
+            remain = [f"{s.form} {s.leave_base_out:.2%}" for s in found.scores if s.form in (found.confidence_set or ())]
             rates = "" if cells is fixed else ", ".join(f"{r:g}: {chosen[r]}" for r in sorted(chosen))
             alpha3 = f"{law.params_['alpha3']:+.4f} {interval(law.interval('alpha3'))}"
             exponents = ", ".join(f"{value:.3f}" for value in slices)
