@@ -238,7 +238,9 @@ def lower_rows(points: Sequence[ScalingPoint], methods: Sequence[str], rate: flo
             slices = slice_exponents(Points.read(cells), floor=floor, resamples=20).exponent
             nulls = [interval((null.null_low, null.null_high)) for null in saturation_test(law, n=200).nulls]
             found = compare_forms([*cells, *fresh], where={"method": method})
-            remain = [f"{s.form} {s.leave_base_out:.2%}" for s in found.scores if s.form in (found.confidence_set or ())]
+            remain = [
+                f"{s.form} {s.leave_base_out:.2%}" for s in found.scores if s.form in (found.confidence_set or ())
+            ]
             rates = "" if cells is fixed else ", ".join(f"{r:g}: {chosen[r]}" for r in sorted(chosen))
             alpha3 = f"{law.params_['alpha3']:+.4f} {interval(law.interval('alpha3'))}"
             exponents = ", ".join(f"{value:.3f}" for value in slices)
