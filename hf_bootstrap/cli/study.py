@@ -39,14 +39,14 @@ def plan(
 
     Example: hf-bootstrap study plan study.yaml --tokens-per-second 30k --workers 2
     """
-    from ..study.conduct import planned_runs
+    from ..study.conduct import planned_runs, to_do
     from ..study.plan import make_plan
     from ..units import parse_quantity
 
     config, folder = _study(file, out)
     config = config.narrowed(only or (), seed or ())
     specs, is_final = planned_runs(config, folder)
-    done = frozenset(spec.run_id for spec in specs if (folder / "runs" / spec.run_id / "done.json").exists())
+    done = frozenset(spec.run_id for spec in specs) - {spec.run_id for spec in to_do(specs, folder)}
     speed = parse_quantity(tokens_per_second, "--tokens-per-second") if tokens_per_second else None
     made = make_plan(config, specs, done=done, tokens_per_second=speed, workers=workers, is_final=is_final)
     typer.echo(json.dumps(made.to_dict(), indent=2) if as_json else str(made))

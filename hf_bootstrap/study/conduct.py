@@ -4,14 +4,13 @@ How tokens are made and how a run trains are handed in; every step is one call o
 """
 
 import contextlib
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import BootstrapError, StudyError
 from ..records import RunSpec, ScalingPoint
-from ..store import lock, read_json
+from ..store import RunFolder, lock, read_json
 from ..units import format_bytes
 from .adopt import adopt_runs
 from .cluster import JobWindow
@@ -21,6 +20,7 @@ from .costs import checkpoint_bytes, shapes, tokens_needed
 from .emit import job_command
 from .mixtures import mixed_releases, mixed_text
 from .points import best_rates
+from .queue import lacks_start
 from .run import run_study
 from .runs import known_runs, note_runs, study_runs
 
@@ -30,7 +30,6 @@ __all__ = [
     "check_tokenizers",
     "conduct_study",
     "make_ready",
-    "missing_starts",
     "planned_runs",
     "to_do",
     "write_study_report",
@@ -111,14 +110,18 @@ def make_ready(
     known = known_runs(folder)
     whole = study_runs(config, facts, known)
     specs = study_runs(config.narrowed(only, seeds), facts, known) if only or seeds else whole
+    left = to_do(specs, folder)
     check_text(specs, facts)
     check_room(specs, folder)
-    check_tokenizers(config, to_do(specs, folder), tokens, say)
+    check_tokenizers(config, left, tokens, say)
     note_runs(folder, config.name, whole)
-    done = sum((folder / "runs" / spec.run_id / "done.json").exists() for spec in specs)
-    say(f"{len(specs)} runs, {done} of them done before")
-    if gone := missing_starts(specs, folder):
-        say(gone)
+    say(f"{len(specs)} runs, {len(specs) - len(left)} of them done before")
+    if gone := [spec for spec in left if lacks_start(spec)]:
+        say(
+            f"There is no model in {', '.join(sorted({str(spec.start) for spec in gone}))} (no config.json), so "
+            f"{len(gone)} runs cannot start, and what comes after them; the rest goes on. Check the path of the "
+            "checkpoint in the study file."
+        )
     return specs
 
 
@@ -159,7 +162,7 @@ def check_text(specs: Sequence[RunSpec], facts: Mapping[str, Any]) -> None:
 
 def to_do(specs: Sequence[RunSpec], folder: Path) -> list[RunSpec]:
     """The runs that are not done."""
-    return [spec for spec in specs if not (folder / "runs" / spec.run_id / "done.json").exists()]
+    return [spec for spec in specs if not RunFolder(folder / "runs" / spec.run_id).is_done()]
 
 
 def check_tokenizers(
@@ -190,21 +193,6 @@ def check_tokenizers(
                 f"The base {path} was trained on the tokens of another tokenizer than {config.tokenizer}: {other!r} is "
                 f"{own[other]} here and {its.get(other, 'unknown')} there. Give the base's own as tokenizer."
             )
-
-
-def missing_starts(specs: Sequence[RunSpec], folder: Path) -> str:
-    """A sentence on runs to do whose start is a folder without a model; empty where there are none.
-
-    A name on the Hub is looked up by the run itself.
-    """
-    starts = Counter(spec.start for spec in to_do(specs, folder) if spec.start and spec.start.startswith("/"))
-    gone = sorted(start for start in starts if not (Path(start) / "config.json").exists())
-    if not gone:
-        return ""
-    return (
-        f"There is no model in {', '.join(gone)} (no config.json), so {sum(starts[start] for start in gone)} runs "
-        "cannot start, and what comes after them; the rest goes on. Check the path of the checkpoint in the study file."
-    )
 
 
 def check_room(specs: Sequence[RunSpec], folder: Path) -> None:

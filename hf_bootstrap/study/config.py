@@ -14,7 +14,7 @@ from ..growth.config import GrowthConfig
 from ..records import OPTIMIZERS
 from ..sealing import canonical_json
 from .grid import Checkpoint
-from .possible import check_marks, check_names, check_possible
+from .possible import check_possible
 from .reading import json_schema, load_yaml, plain_fields, read_fields
 
 __all__ = ["BaseConfig", "LoraConfig", "MethodConfig", "StudyConfig", "TextConfig", "TrainingConfig"]
@@ -260,13 +260,6 @@ class StudyConfig:
             )
         if self.held_out_characters < 1:
             raise StudyError("held_out_characters is 0, so no loss could be measured. Hold out 100,000 or so.")
-        check_names(self)
-        check_marks(self)
-        for name, fields in self.models.items():
-            if not isinstance(fields, Mapping):
-                raise StudyError(f"model {name!r} is {fields!r}; it must be a mapping, the config of a model.")
-        for name in self.models:
-            self.model(name)
         check_possible(self)
 
     def model(self, name: str) -> dict[str, Any]:

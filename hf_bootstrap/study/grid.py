@@ -234,7 +234,6 @@ class Grid:
             facts = self._facts(method.corpus, seed, "scratch", peak, self.warmup_steps)
             marks = method.scratch_tokens or method.tokens
             yield from self._stage({**facts, **unseen, "model": method.scratch}, marks, known).runs
-        # Bases trained here are at whole steps; those from elsewhere where they are.
         # Marks of a trunk were rounded down to whole steps; a checkpoint from elsewhere is where it is.
         rounded = {step * self.batch_tokens for step in self._steps(method.base_tokens)}
         chosen = set(method.base_tokens) if self.bases else rounded

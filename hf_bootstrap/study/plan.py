@@ -136,7 +136,7 @@ def make_plan(
     seconds_a_cost = 0.0 if not tokens_per_second else own_tokens(first) / own_costs[first.run_id] / tokens_per_second
     left = {run_id: cost if run_id in to_do else 0.0 for run_id, cost in own_costs.items()}
     chains = chain_costs({run_id: spec for run_id, (spec, _) in known.items()}, left)
-    waited = max(*chains.values(), sum(left.values()) / workers)
+    waited = max([*chains.values(), sum(left.values()) / workers])
     all_flops, flops_left = _added(spent.values()), _added(spent[run_id] for run_id in to_do)
     beyond = None if all_flops is None or config.budget_flops is None else all_flops - config.budget_flops
     return StudyPlan(

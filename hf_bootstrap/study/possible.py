@@ -15,7 +15,7 @@ from .sizes import SIZE_NAMES, stated_size
 if TYPE_CHECKING:
     from .config import BaseConfig, MethodConfig, StudyConfig
 
-__all__ = ["check_marks", "check_names", "check_possible"]
+__all__ = ["check_possible"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,60}")
 _TAKEN = ("scratch", "other-rates", "versions", "request")
@@ -29,7 +29,44 @@ _ATTENTION = (
 _DIVIDED = ("gpt2", "gpt_neox", "llama", "opt")
 
 
-def check_names(config: "StudyConfig") -> None:
+def check_possible(config: "StudyConfig") -> None:
+    """Refuse a study of which some run could not even begin.
+
+    Raises:
+        StudyError: naming the model, the method or the key, and the values.
+    """
+    _check_names(config)
+    _check_marks(config)
+    _check_training(config)
+    from_scratch = (name for method in config.methods for name in method.scratch)
+    for name in (*(base.model for base in config.bases), *from_scratch):
+        if name is not None:
+            _check_model(name, config.model(name), config.vocab_size, config.training.sequence_length)
+    _check_elsewhere(config)
+    for method in config.methods:
+        for base in config.bases:
+            _check_growth(config, method, base)
+
+
+def _check_training(config: "StudyConfig") -> None:
+    """Refuse a tokenizer, a type or an attention that is none."""
+    training, vocabulary = config.training, config.vocab_size
+    if vocabulary is not None and vocabulary < _SMALLEST_VOCABULARY:
+        raise StudyError(
+            f"vocab_size is {vocabulary}, but a tokenizer of bytes holds 256 of them and the end of text. Ask for "
+            f"{_SMALLEST_VOCABULARY} or more."
+        )
+    if training.dtype not in DTYPES_TO_WRITE:
+        raise StudyError(f"training.dtype is {training.dtype!r}. {did_you_mean(training.dtype, DTYPES_TO_WRITE)}")
+    if training.autocast not in AUTOCAST:
+        raise StudyError(f"training.autocast is {training.autocast!r}. {did_you_mean(training.autocast, AUTOCAST)}")
+    attention = training.attention
+    # A name with a slash is a kernel on the Hub.
+    if attention is not None and attention not in _ATTENTION and "/" not in attention:
+        raise StudyError(f"training.attention is {attention!r}. {did_you_mean(attention, _ATTENTION)}")
+
+
+def _check_names(config: "StudyConfig") -> None:
     """Refuse names that lead nowhere, that no file could have, or that stand twice."""
     texts = [*(base.text for base in config.bases), *config.eval_texts]
     texts += [text for method in config.methods for text in (method.text, method.replay_text) if text]
@@ -48,9 +85,14 @@ def check_names(config: "StudyConfig") -> None:
     twice = {m.name for m in config.methods if [n.name for n in config.methods].count(m.name) > 1}
     if twice:
         raise StudyError(f"methods {sorted(twice)} are given twice; a law is fitted by name. Rename one.")
+    for name, fields in config.models.items():
+        if not isinstance(fields, Mapping):
+            raise StudyError(f"model {name!r} is {fields!r}; it must be a mapping, the config of a model.")
+    for name in config.models:
+        config.model(name)
 
 
-def check_marks(config: "StudyConfig") -> None:
+def _check_marks(config: "StudyConfig") -> None:
     """Refuse marks, seeds and models from scratch that do not go with the bases."""
     for base in config.bases:
         if not all(count > 0 for count in (*base.tokens, *(checkpoint.tokens for checkpoint in base.checkpoints))):
@@ -66,36 +108,6 @@ def check_marks(config: "StudyConfig") -> None:
         for what, asked, known in (("base_tokens", method.base_tokens, marks), ("seeds", method.seeds, config.seeds)):
             if extra := sorted(set(asked) - set(known)):
                 raise StudyError(f"method {method.name!r} has {what} {extra}, which the study has not. Known: {known}")
-
-
-def check_possible(config: "StudyConfig") -> None:
-    """Refuse a study of which some run could not even begin.
-
-    Raises:
-        StudyError: naming the model, the method or the key, and the values.
-    """
-    training, vocabulary = config.training, config.vocab_size
-    if vocabulary is not None and vocabulary < _SMALLEST_VOCABULARY:
-        raise StudyError(
-            f"vocab_size is {vocabulary}, but a tokenizer of bytes holds 256 of them and the end of text. Ask for "
-            f"{_SMALLEST_VOCABULARY} or more."
-        )
-    if training.dtype not in DTYPES_TO_WRITE:
-        raise StudyError(f"training.dtype is {training.dtype!r}. {did_you_mean(training.dtype, DTYPES_TO_WRITE)}")
-    if training.autocast not in AUTOCAST:
-        raise StudyError(f"training.autocast is {training.autocast!r}. {did_you_mean(training.autocast, AUTOCAST)}")
-    attention = training.attention
-    # A name with a slash is a kernel on the Hub.
-    if attention is not None and attention not in _ATTENTION and "/" not in attention:
-        raise StudyError(f"training.attention is {attention!r}. {did_you_mean(attention, _ATTENTION)}")
-    from_scratch = (name for method in config.methods for name in method.scratch)
-    for name in (*(base.model for base in config.bases), *from_scratch):
-        if name is not None:
-            _check_model(name, config.model(name), vocabulary, training.sequence_length)
-    _check_elsewhere(config)
-    for method in config.methods:
-        for base in config.bases:
-            _check_growth(config, method, base)
 
 
 def _check_elsewhere(config: "StudyConfig") -> None:

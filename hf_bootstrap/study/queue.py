@@ -14,7 +14,12 @@ from ..store import COMPLETE, RunFolder
 from .costs import chain_costs, costs, own_tokens
 from .grid import start_run_id
 
-__all__ = ["Queue"]
+__all__ = ["Queue", "lacks_start"]
+
+
+def lacks_start(spec: RunSpec) -> bool:
+    """Whether a run starts from a folder where no model is; a name on the Hub is looked up by the run itself."""
+    return spec.start is not None and os.path.isabs(spec.start) and not (Path(spec.start) / "config.json").exists()
 
 
 class Queue:
@@ -106,7 +111,7 @@ class Queue:
         spec = self.specs[run_id]
         writer = self._start_of(spec)
         if writer is None:
-            if spec.start and os.path.isabs(spec.start) and not os.path.exists(os.path.join(spec.start, "config.json")):
+            if lacks_start(spec):
                 self.stuck[run_id] = f"starts from {spec.start}, where no model is: no config.json is there."
             return run_id not in self.stuck
         # Asked before the checkpoint is looked for: a run that ends in between has written it by then.

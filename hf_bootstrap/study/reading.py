@@ -44,8 +44,10 @@ def load_yaml(path: str | Path) -> Any:
                 raise StudyError(f"{path} has the tag {tag}, and nothing in a study is run. Write plain values.")
             if depth > _DEEPEST:
                 raise StudyError(f"{path} is nested deeper than {_DEEPEST} levels, so it is no study. Check the path.")
-        _refuse_twice(yaml.compose(text, Loader=yaml.SafeLoader), path)
-        return yaml.safe_load(text)
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        _refuse_twice(node, path)
+        return None if node is None else loader.construct_document(node)
     except (OSError, UnicodeDecodeError) as error:
         raise StudyError(f"{path} cannot be read: {error}. Check the path.") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
